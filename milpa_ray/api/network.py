@@ -1,0 +1,77 @@
+"""Service and Endpoints: firewall, discovery and load balancing for selected pods."""
+
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import Field
+
+from milpa_ray.api.meta import Model, ObjectReference, Resource
+from milpa_ray.api.pod import UnitPort
+
+
+class SelectorRequirement(Model):
+    """Set-based requirement; ``operator`` is In, NotIn, Exists or DoesNotExist."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class LabelSelector(Model):
+    match_labels: dict[str, str] = Field(default_factory=dict)
+    match_expressions: tuple[SelectorRequirement, ...] = ()
+
+
+class ServiceType(StrEnum):
+    CLUSTER = ""
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class ServiceSpec(Model):
+    type: ServiceType = ServiceType.CLUSTER
+    selector: LabelSelector = Field(default_factory=LabelSelector)
+    ports: tuple[UnitPort, ...] = ()
+    source_ranges: tuple[str, ...] = ()
+
+
+class LoadBalancerStatus(Model):
+    dns_name: str = ""
+    ip: str = ""
+
+
+class ServiceStatus(Model):
+    load_balancer: LoadBalancerStatus | None = None
+
+
+class Service(Resource):
+    KIND: ClassVar[str] = "Service"
+
+    kind: str = "Service"
+    spec: ServiceSpec = Field(default_factory=ServiceSpec)
+    status: ServiceStatus = Field(default_factory=ServiceStatus)
+
+
+class EndpointAddress(Model):
+    ip: str = ""
+    hostname: str = ""
+    instance_id: str = Field(default="", alias="instanceID")
+    node_name: str = ""
+    target_ref: ObjectReference | None = None
+
+
+class EndpointPort(Model):
+    name: str = ""
+    port: int = 0
+    protocol: str = "TCP"
+
+
+class EndpointSubset(Model):
+    addresses: tuple[EndpointAddress, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+
+class Endpoints(Resource):
+    KIND: ClassVar[str] = "Endpoints"
+
+    kind: str = "Endpoints"
+    subsets: tuple[EndpointSubset, ...] = ()

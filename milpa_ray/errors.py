@@ -1,0 +1,90 @@
+"""The two kinds of error that controllers know, with named causes below them.
+
+Adapters (etcd, gRPC, a cloud's SDK) translate their library's errors into these, and nothing above an adapter
+catches a library's error. ``Retryable``: the same call may succeed later. ``Terminal``: it will not, however often.
+"""
+
+
+class MilpaError(Exception):
+    """Base of all errors that Milpa raises on purpose. ``str()`` is fit for a user."""
+
+
+class Retryable(MilpaError):
+    """The same call may succeed later; the caller backs off and asks again."""
+
+
+class Terminal(MilpaError):
+    """The call will never succeed as it is; something in it must change."""
+
+
+class StoreUnavailable(Retryable):
+    """No endpoint of the store answered in time. Of a commit it is unknown whether it took effect."""
+
+
+class Compacted(Retryable):
+    """The asked revision is gone from the store; list anew and watch from there."""
+
+    def __init__(self, compact_revision: int) -> None:
+        super().__init__(f"revision compacted; the oldest left is {compact_revision}")
+        self.compact_revision = compact_revision
+
+
+class StoreFull(Retryable):
+    """The store has reached its space quota; it takes deletions and compaction only."""
+
+
+class CloudThrottled(Retryable):
+    """The cloud refused the call for its rate; ask again with the same token after a back-off."""
+
+
+class CloudUnavailable(Retryable):
+    """The cloud did not answer or answered with an internal error; nothing is known about the call's effect."""
+
+
+class NoCapacity(Terminal):
+    """The cloud has no such instance now. ``code`` is the cloud's error code (EC2's names)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class LaunchRejected(Terminal):
+    """The cloud refuses the launch for what it asks (bad type, bad image, no permission)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class AgentUnreachable(Retryable):
+    """The node's agent did not answer in time."""
+
+
+class AgentRefused(Terminal):
+    """The node's agent answered and refused for good (bad request, another pod is bound to it)."""
+
+
+class StaleToken(Terminal):
+    """The agent has seen a newer owner's token; this owner is deposed. Holds the agent's (term, revision)."""
+
+    def __init__(self, term: int, revision: int) -> None:
+        super().__init__(f"a newer owner (term {term}, revision {revision}) has spoken to the agent")
+        self.term = term
+        self.revision = revision
+
+
+class NotFound(Terminal):
+    """No object of that kind and name."""
+
+
+class AlreadyExists(Terminal):
+    """An object of that kind and name exists, with another uid."""
+
+
+class Conflict(Retryable):
+    """The object was changed meanwhile; read it again."""
+
+
+class Invalid(Terminal):
+    """The request or manifest is wrong. The message names the field, the reason and the remedy."""

@@ -1,0 +1,1 @@
+"""The store: the only truth. ``port`` has the contract, ``memory`` and ``etcd`` fulfil it."""
