@@ -7,7 +7,7 @@ Errors of every method: ``StoreUnavailable`` (nothing is known about a commit's 
 ``Compacted`` where a revision is given.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
