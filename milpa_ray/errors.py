@@ -33,6 +33,10 @@ class StoreFull(Retryable):
     """The store has reached its space quota; it takes deletions and compaction only."""
 
 
+class LeaseGone(Terminal):
+    """A key was to be put with a lease that has run out; nothing was written. Grant a new one."""
+
+
 class CloudThrottled(Retryable):
     """The cloud refused the call for its rate; ask again with the same token after a back-off."""
 
