@@ -43,7 +43,7 @@ class Verdict(StrEnum):
     CONFLICT = "conflict"
     """A compare failed; nothing of the group was done."""
     FENCED = "fenced"
-    """The fence has moved: stop everything. Not done, unless a first sending, whose answer got lost, was before that."""
+    """The fence has moved: stop everything. Not done, unless by a first sending whose answer got lost."""
     NOT_DONE = "not done"
     """Refused or never sent; ``error`` says why."""
     UNKNOWN = "unknown"
@@ -306,14 +306,13 @@ def _witnessed(groups: Sequence[WriteGroup], current: Mapping[str, Entry | None]
     """
     ops = [op for group in groups for op in group.ops if op.key in current]
     compared = {c.key: c.mod_revision for group in groups for c in group.compares}
-    revision = 0
     for op in ops:
         entry = current[op.key]
         if isinstance(op, Put) and entry and entry.value == op.value:
-            if op.key in compared and entry.mod_revision > compared[op.key]:
-                revision = entry.mod_revision
-                break
-    return revision if revision and all(_agrees(op, current[op.key], revision) for op in ops) else 0
+            revision = entry.mod_revision
+            if revision > compared.get(op.key, revision):
+                return revision if all(_agrees(other, current[other.key], revision) for other in ops) else 0
+    return 0
 
 
 def _agrees(op: Op, entry: Entry | None, revision: int) -> bool:
