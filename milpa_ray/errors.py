@@ -92,3 +92,15 @@ class Conflict(Retryable):
 
 class Invalid(Terminal):
     """The request or manifest is wrong. The message names the field, the reason and the remedy."""
+
+
+class ApiUnavailable(Retryable):
+    """No API server answered in time. Of a write it is unknown whether it took effect; repeating it is safe."""
+
+
+class PermissionDenied(Terminal):
+    """The certificate shown does not open the API server."""
+
+
+class WatchExpired(Retryable):
+    """The watch fell behind, or its revision is too old: list anew and watch from there."""

@@ -51,14 +51,16 @@ REMOVED: Change
 SYNCED: Change
 
 class WriteRequest(_message.Message):
-    __slots__ = ("verb", "objects", "dry_run")
+    __slots__ = ("verb", "objects", "dry_run", "uids")
     VERB_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    UIDS_FIELD_NUMBER: _ClassVar[int]
     verb: Verb
     objects: _containers.RepeatedScalarFieldContainer[bytes]
     dry_run: bool
-    def __init__(self, verb: _Optional[_Union[Verb, str]] = ..., objects: _Optional[_Iterable[bytes]] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+    uids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, verb: _Optional[_Union[Verb, str]] = ..., objects: _Optional[_Iterable[bytes]] = ..., dry_run: _Optional[bool] = ..., uids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
     __slots__ = ("refs", "orphan")
@@ -113,12 +115,14 @@ class ListRequest(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., label_selector: _Optional[str] = ...) -> None: ...
 
 class Object(_message.Message):
-    __slots__ = ("json", "revision")
+    __slots__ = ("json", "revision", "name")
     JSON_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     json: bytes
     revision: int
-    def __init__(self, json: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
+    name: str
+    def __init__(self, json: _Optional[bytes] = ..., revision: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ListReply(_message.Message):
     __slots__ = ("objects", "revision")
@@ -141,14 +145,20 @@ class WatchRequest(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., label_selector: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class WatchEvent(_message.Message):
-    __slots__ = ("change", "object", "revision")
+    __slots__ = ("change", "object")
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     OBJECT_FIELD_NUMBER: _ClassVar[int]
-    REVISION_FIELD_NUMBER: _ClassVar[int]
     change: Change
     object: Object
+    def __init__(self, change: _Optional[_Union[Change, str]] = ..., object: _Optional[_Union[Object, _Mapping]] = ...) -> None: ...
+
+class WatchReply(_message.Message):
+    __slots__ = ("events", "revision")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[WatchEvent]
     revision: int
-    def __init__(self, change: _Optional[_Union[Change, str]] = ..., object: _Optional[_Union[Object, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    def __init__(self, events: _Optional[_Iterable[_Union[WatchEvent, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class LogsRequest(_message.Message):
     __slots__ = ("name", "unit", "lines", "limit_bytes", "follow")

@@ -52,7 +52,7 @@ class MilpaStub:
         self.Watch = channel.unary_stream(
                 '/milpa.v1.Milpa/Watch',
                 request_serializer=milpa__ray_dot_proto_dot_milpa__pb2.WatchRequest.SerializeToString,
-                response_deserializer=milpa__ray_dot_proto_dot_milpa__pb2.WatchEvent.FromString,
+                response_deserializer=milpa__ray_dot_proto_dot_milpa__pb2.WatchReply.FromString,
                 _registered_method=True)
         self.Logs = channel.unary_stream(
                 '/milpa.v1.Milpa/Logs',
@@ -95,7 +95,8 @@ class MilpaServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Changes from a revision on; with revision 0 the present objects first, then a mark, then changes.
+        """Changes after a revision; with revision 0 the present objects first, then a SYNCED event, then changes.
+        OUT_OF_RANGE: the revision is too old, or the watcher too slow; watch anew from 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +141,7 @@ def add_MilpaServicer_to_server(servicer, server):
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=milpa__ray_dot_proto_dot_milpa__pb2.WatchRequest.FromString,
-                    response_serializer=milpa__ray_dot_proto_dot_milpa__pb2.WatchEvent.SerializeToString,
+                    response_serializer=milpa__ray_dot_proto_dot_milpa__pb2.WatchReply.SerializeToString,
             ),
             'Logs': grpc.unary_stream_rpc_method_handler(
                     servicer.Logs,
@@ -265,7 +266,7 @@ class Milpa:
             target,
             '/milpa.v1.Milpa/Watch',
             milpa__ray_dot_proto_dot_milpa__pb2.WatchRequest.SerializeToString,
-            milpa__ray_dot_proto_dot_milpa__pb2.WatchEvent.FromString,
+            milpa__ray_dot_proto_dot_milpa__pb2.WatchReply.FromString,
             options,
             channel_credentials,
             insecure,

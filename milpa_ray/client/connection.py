@@ -1,0 +1,72 @@
+"""Whom the client talks to and how: endpoints, certificates, time-outs and channel settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from milpa_ray.client.attempts import Attempts
+from milpa_ray.client.tls import credentials
+
+DEFAULT_PORT = 54555
+DEFAULT_ENDPOINTS = (f"localhost:{DEFAULT_PORT}",)
+MAX_MESSAGE_BYTES = 64 << 20
+
+C = TypeVar("C")
+
+
+def with_port(endpoint: str) -> str:
+    """``host`` or ``host:port`` as ``host:port``; 54555 is the default."""
+    host, colon, port = endpoint.rpartition(":")
+    if colon and port.isdigit() and (":" not in host or host.endswith("]")):
+        return endpoint
+    if endpoint.count(":") > 1 and not endpoint.startswith("["):
+        return f"[{endpoint}]:{DEFAULT_PORT}"
+    return f"{endpoint}:{DEFAULT_PORT}"
+
+
+def channel_options(*, tls: bool) -> list[tuple[str, int | str]]:
+    """Channel settings: big messages, quick notice of a server that hangs, quick reconnects, our name in TLS."""
+    from milpa_ray.ports import API_SERVER_IDENTITY
+
+    options: list[tuple[str, int | str]] = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+    if tls:
+        options.append(("grpc.ssl_target_name_override", API_SERVER_IDENTITY))
+    return options
+
+
+class Connection:
+    """The settings of one client, and the endpoint that answered its last write."""
+
+    def __init__(
+        self, endpoints: Sequence[str], cert_dir: Path | None, *, tls: bool, timeout_s: float, retry_s: float
+    ) -> None:
+        if isinstance(endpoints, str) or not endpoints:
+            raise ValueError("endpoints must be a sequence that names at least one server")
+        self.endpoints = tuple(with_port(endpoint) for endpoint in endpoints)
+        self.preferred = self.endpoints[0]
+        self.timeout_s = timeout_s
+        self._cert_dir = cert_dir
+        self._tls = tls
+        self._retry_s = retry_s
+
+    def attempts(self, *, read: bool, retry_s: float | None = None) -> Attempts:
+        """The tries of a new call."""
+        limit = self._retry_s if retry_s is None else retry_s
+        return Attempts(self.endpoints, self.preferred, read=read, retry_s=limit)
+
+    def open(self, endpoint: str, secure: Callable[..., C], insecure: Callable[..., C]) -> C:
+        """A channel made by one of gRPC's (or gRPC aio's) two functions. Raises ``Invalid`` for bad certificates."""
+        options: Any = channel_options(tls=self._tls)
+        if self._tls:
+            return secure(endpoint, credentials(self._cert_dir), options=options)
+        return insecure(endpoint, options=options)
