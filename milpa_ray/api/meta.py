@@ -34,6 +34,11 @@ class Model(BaseModel):
         extra="forbid",
     )
 
+    @classmethod
+    def from_manifest(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Canonical form of what a user wrote for this type. Not called for what is read from the store."""
+        return value
+
 
 class ObjectMeta(Model):
     """Metadata that all persisted resources have.

@@ -1,25 +1,41 @@
 """Service and Endpoints: firewall, discovery and load balancing for selected pods."""
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from milpa_ray.api.meta import Model, ObjectReference, Resource
-from milpa_ray.api.pod import UnitPort
+from milpa_ray.api.pod import Protocol, UnitPort
+
+
+class SelectorOperator(StrEnum):
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
 
 
 class SelectorRequirement(Model):
-    """Set-based requirement; ``operator`` is In, NotIn, Exists or DoesNotExist."""
+    """Set-based requirement. ``values`` goes with In and NotIn only."""
 
     key: str
-    operator: str
+    operator: SelectorOperator
     values: tuple[str, ...] = ()
 
 
 class LabelSelector(Model):
+    """In manifests a plain map of labels stands for ``matchLabels``."""
+
     match_labels: dict[str, str] = Field(default_factory=dict)
     match_expressions: tuple[SelectorRequirement, ...] = ()
+
+    @classmethod
+    def from_manifest(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """A label may itself be called ``matchLabels``: only text values make the map a plain one."""
+        if value and not any(isinstance(value.get(name), dict | list) for name in ("matchLabels", "matchExpressions")):
+            return {"matchLabels": value}
+        return value
 
 
 class ServiceType(StrEnum):
@@ -62,7 +78,7 @@ class EndpointAddress(Model):
 class EndpointPort(Model):
     name: str = ""
     port: int = 0
-    protocol: str = "TCP"
+    protocol: Protocol = Protocol.TCP
 
 
 class EndpointSubset(Model):

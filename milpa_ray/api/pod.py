@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from milpa_ray.api.meta import Model, ObjectMeta, Resource, Time
+from milpa_ray.api.quantity import Quantity
 
 
 class PodPhase(StrEnum):
@@ -39,11 +40,11 @@ class NetworkAddress(Model):
 class ResourceSpec(Model):
     """What the pod needs of its node. Quantities are text (``"0.5"``, ``"2Gi"``); empty means not asked for."""
 
-    cpu: str = ""
-    memory: str = ""
-    gpu: str = ""
+    cpu: Quantity = ""
+    memory: Quantity = ""
+    gpu: Quantity = ""
     gpu_name: str = ""
-    volume_size: str = ""
+    volume_size: Quantity = ""
     dedicated_cpu: bool = Field(default=False, alias="dedicatedCPU")
     sustained_cpu: bool | None = Field(default=None, alias="sustainedCPU")
     private_ip_only: bool = Field(default=False, alias="privateIPOnly")
@@ -78,11 +79,21 @@ class VolumeMount(Model):
     mount_path: str
 
 
+class Protocol(StrEnum):
+    TCP = "TCP"
+    UDP = "UDP"
+    ICMP = "ICMP"
+
+
 class UnitPort(Model):
-    """A port of the unit, opened to the VPC in firewall mode ``Closed``."""
+    """A port of a unit (opened to the VPC in firewall mode ``Closed``) or of a Service.
+
+    For ICMP, ``port`` is the message type, -1 for all of them. ``target_port`` is the unit's port when it differs from
+    ``port``; ``node_port`` is the port behind a load balancer.
+    """
 
     name: str = ""
-    protocol: str = "TCP"
+    protocol: Protocol = Protocol.TCP
     port: int = Field(ge=-1, le=65535)
     node_port: int | None = Field(default=None, ge=1, le=65535)
     target_port: int | None = Field(default=None, ge=1, le=65535)
