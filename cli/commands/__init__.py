@@ -1,0 +1,1 @@
+"""The commands of ``milpactl``, one module per family. Each imports what it needs only when it runs."""
