@@ -5,56 +5,23 @@ abbreviated. ``status`` is Milpa's to write and is ignored, so that ``get -o yam
 sends nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from milpa_ray.api import document
 from milpa_ray.api.kinds import KINDS, Kind, find_kind
 from milpa_ray.api.meta import ObjectReference, Resource
-from milpa_ray.api.schema import FieldError, Path, canonical, check, path_text, suggest
+from milpa_ray.api.reporting import LocatedError, LocatedErrors
+from milpa_ray.api.schema import FieldError, Path, canonical, check, suggest
 from milpa_ray.api.validation import NOT_CREATABLE, validate
-from milpa_ray.errors import Invalid
 
 MAX_OBJECTS = 200_000
 """Most objects in one file."""
-MAX_SHOWN = 50
-"""Errors that ``str(ManifestErrors)`` shows; ``errors`` has all."""
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestError:
-    """One error. ``line`` and ``document`` count from 1; ``line`` is 0 when the object came from no text. ``subject``
-    names the object (``Pod "web"``) as far as it is known."""
-
-    source: str
-    line: int
-    document: int
-    path: Path
-    reason: str
-    subject: str = ""
-
-    @property
-    def field(self) -> str:
-        """The field path as text, such as ``spec.units[1].image``."""
-        return path_text(self.path)
-
-    def __str__(self) -> str:
-        place = f"{self.source}:{self.line}" if self.line else self.source
-        if self.document > 1:
-            place += f" (document {self.document})"
-        return ": ".join(part for part in (place, self.subject, self.field, self.reason) if part)
-
-
-class ManifestErrors(Invalid):
-    """All errors of one manifest. ``str()`` has one line for each."""
-
-    def __init__(self, errors: Iterable[ManifestError]) -> None:
-        self.errors = tuple(errors)
-        lines = [str(error) for error in self.errors[:MAX_SHOWN]]
-        if len(self.errors) > MAX_SHOWN:
-            lines.append(f"... and {len(self.errors) - MAX_SHOWN} more errors")
-        super().__init__("\n".join(lines))
+class ManifestErrors(LocatedErrors):
+    """All errors of one manifest."""
 
 
 def load_manifests(text: str, source: str = "manifest") -> list[Resource]:
@@ -104,7 +71,7 @@ class _Loader:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._errors: list[ManifestError] = []
+        self._errors: list[LocatedError] = []
         self._objects: list[Resource] = []
         self._seen: dict[tuple[str, str], int] = {}
 
@@ -132,12 +99,12 @@ class _Loader:
 
     def _raise(self) -> None:
         if self._errors:
-            raise ManifestErrors(sorted(self._errors, key=lambda error: (error.document, error.line)))
+            raise ManifestErrors(self._errors)
 
     def _fail(self, item: _Item, path: Path, reason: str, subject: str = "") -> None:
         full = (*item.prefix, *path)
         line = document.line_of(item.document.value, full, item.document.line)
-        self._errors.append(ManifestError(self._source, line, item.document.number, full, reason, subject))
+        self._errors.append(LocatedError(self._source, line, item.document.number, full, reason, subject))
 
     # ------------------------------------------------------------ documents
 
@@ -145,14 +112,14 @@ class _Loader:
         parsed = document.parse_documents(text)
         for problem in parsed.problems:
             self._errors.append(
-                ManifestError(self._source, problem.line, problem.document, problem.path, problem.reason)
+                LocatedError(self._source, problem.line, problem.document, problem.path, problem.reason)
             )
         items = [item for found in parsed.documents for item in self._expand(found)]
         if not items and not self._errors:
-            self._errors.append(ManifestError(self._source, 1, 1, (), "holds no objects; write at least one"))
+            self._errors.append(LocatedError(self._source, 1, 1, (), "holds no objects; write at least one"))
         if len(items) > MAX_OBJECTS:
             reason = f"holds {len(items)} objects, the limit is {MAX_OBJECTS}; split the file"
-            self._errors.append(ManifestError(self._source, 1, 1, (), reason))
+            self._errors.append(LocatedError(self._source, 1, 1, (), reason))
             return []
         return items
 
@@ -244,7 +211,7 @@ def _is_list(kind: Any) -> bool:
 
 
 __all__ = [
-    "ManifestError",
+    "LocatedError",
     "ManifestErrors",
     "check_object",
     "load_manifests",

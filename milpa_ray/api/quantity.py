@@ -27,11 +27,11 @@ class QuantityError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class QuantityText:
-    """Marks a model's field as a quantity: manifests may give a plain number there."""
+class NumberText:
+    """Marks a model's text field in which manifests may give a plain number."""
 
 
-Quantity = Annotated[str, QuantityText()]
+Quantity = Annotated[str, NumberText()]
 """Type of a field that holds a quantity's text; empty means not given."""
 
 

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from milpa_ray.api.meta import Model
-from milpa_ray.api.quantity import QuantityText
+from milpa_ray.api.quantity import NumberText
 
 Path = tuple[str | int, ...]
 M = TypeVar("M", bound=Model)
@@ -80,7 +80,7 @@ Converter = Callable[[Any], Any]
 
 
 def canonical(model: type[Model], value: Any) -> Any:
-    """A copy of ``value`` as the model wants it: choices in their own case, numbers as quantities, nulls left out.
+    """A copy of ``value`` as the model wants it: choices in their own case, quantities as text, nulls left out.
 
     Whatever does not fit is passed on as it is, for the strict check to name.
     """
@@ -108,8 +108,8 @@ def _model_converter(model: type[Model]) -> Converter:
 
 def _converter(annotation: Any, metadata: tuple[Any, ...] = ()) -> Converter | None:
     """How a field's value becomes canonical, or None when it stays as it is."""
-    if any(isinstance(mark, QuantityText) for mark in metadata):
-        return _quantity
+    if any(isinstance(mark, NumberText) for mark in metadata):
+        return _number_text
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _converter(arguments[0], arguments[1:])
@@ -138,7 +138,7 @@ def _choice(known: tuple[str, ...]) -> Converter:
     return lambda value: by_lower.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def _quantity(value: Any) -> Any:
+def _number_text(value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if number else value
 

@@ -28,6 +28,8 @@ MAX_ANNOTATIONS = 256 * 1024
 MAX_SECRET = 1024 * 1024
 """Greatest size of all of a Secret's data, in characters of base64."""
 MAX_REPLICAS = 1_000_000
+MAX_OBJECT = 1024 * 1024
+"""Greatest size of an object in the store, in bytes: it must fit a transaction with its status and its events."""
 
 # Why a user cannot make these.
 NOT_CREATABLE = {
@@ -42,7 +44,10 @@ def validate(resource: Resource) -> list[FieldError]:
     """All errors of a user's object, in the order of its fields; empty when it may be stored."""
     if reason := NOT_CREATABLE.get(resource.KIND):
         return [FieldError(("kind",), f"a {resource.KIND} cannot be created: {reason}")]
-    return [*_envelope(resource), *_CHECKS[type(resource)](resource)]
+    errors = [*_envelope(resource), *_CHECKS[type(resource)](resource)]
+    if (size := len(resource.to_json())) > MAX_OBJECT:
+        errors.append(FieldError((), f"is {size} bytes large, the limit is {MAX_OBJECT}; make it smaller"))
+    return errors
 
 
 def _envelope(resource: Resource) -> Errors:
