@@ -1,0 +1,110 @@
+"""Brings one recorded instance to life: namespaces, network card, agent.
+
+Keeps the order that crash safety needs: the PID is on disk before init is let go. Decides nothing about states.
+"""
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from cloud.local import machine
+from cloud.local.network import Card, Network, NetworkError
+from cloud.local.records import InstanceRecord, Records
+
+BOOTS_AT_A_TIME = 8
+CARDS_AT_A_TIME = 64
+_ANY_ADDRESS = "0.0.0.0"  # noqa: S104  (of the instance's own network namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """``command`` gets the agent's options appended when ``options`` is set (the real agent's way)."""
+
+    command: tuple[str, ...]
+    options: bool = True
+    port: int = 6421
+
+
+class Booter:
+    """Boots instances, a bounded number at a time."""
+
+    def __init__(self, records: Records, network: Network, agent: AgentSettings, pool: ThreadPoolExecutor) -> None:
+        self._records, self._network, self._agent, self._pool = records, network, agent, pool
+        self._turns = asyncio.Semaphore(BOOTS_AT_A_TIME)
+        self._cards: list[tuple[Card, asyncio.Future[None]]] = []
+        self._connecting: asyncio.Task[None] | None = None
+
+    async def boot(self, record: InstanceRecord, wanted: Callable[[], bool]) -> subprocess.Popen[bytes] | None:
+        """Boots the instance; None when it is not wanted any more. The process is to be reaped by the caller.
+
+        Raises:
+            BootError, NetworkError, OSError: it failed; nothing of it runs.
+        """
+        async with self._turns:
+            if not wanted():
+                return None
+            loop = asyncio.get_running_loop()
+            booting = await loop.run_in_executor(self._pool, machine.spawn, self._spec(record))
+            try:
+                record.pid, record.start_time = booting.pid, booting.start_time
+                self._records.save_instance(record)
+                await self._connect(record)
+                if not wanted():
+                    await loop.run_in_executor(self._pool, booting.abandon)
+                    return None
+            except BaseException:
+                booting.abandon()
+                raise
+            await loop.run_in_executor(self._pool, booting.release)
+            return booting.process
+
+    def _spec(self, record: InstanceRecord) -> machine.BootSpec:
+        directory = self._records.instance_dir(record.id)
+        state = directory / "state"
+        state.mkdir(mode=0o700, exist_ok=True)
+        command = ["sleep", "infinity"] if record.hang else list(self._agent.command)
+        if self._agent.options and not record.hang:
+            command += ["--user-data", str(directory / "user-data"), "--state-dir", str(state)]
+            command += ["--listen", _ANY_ADDRESS, "--port", str(self._agent.port)]
+            command += ["--image-cache", str(self._records.root / "images")]
+            command += ["--localhost-registry", self._network.gateway]
+        return machine.BootSpec(
+            instance_id=record.id,
+            directory=directory,
+            address=self._network.with_prefix(record.private_ip),
+            gateway=self._network.gateway,
+            hostname=record.private_dns.partition(".")[0],
+            command=command,
+            environment={"MILPA_LOCAL_CLOUD": str(self._records.root)},
+        )
+
+    async def _connect(self, record: InstanceRecord) -> None:
+        """Makes the instance's card; what waits while a command runs shares the next one."""
+        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cards.append((Card(record.id, record.pid, record.private_ip), made))
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect_waiting())
+        await made
+
+    async def _connect_waiting(self) -> None:
+        while self._cards:
+            batch, self._cards = self._cards[:CARDS_AT_A_TIME], self._cards[CARDS_AT_A_TIME:]
+            if await self._connect_batch(batch) is not None:
+                for one in batch:  # one dead instance must not fail its neighbours
+                    error = await self._connect_batch([one])
+                    if error is not None and not one[1].done():
+                        one[1].set_exception(error)
+        self._connecting = None
+
+    async def _connect_batch(self, batch: list[tuple[Card, asyncio.Future[None]]]) -> NetworkError | None:
+        cards = [card for card, _ in batch]
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._network.connect, cards)
+        except NetworkError as error:
+            return error
+        for _, made in batch:
+            if not made.done():  # its boot may have been given up meanwhile
+                made.set_result(None)
+        return None

@@ -1,0 +1,179 @@
+"""One instance's namespaces and its PID 1: starting, finding again, watching and killing.
+
+Knows processes only: no records, no states, no network cards. Calls block for milliseconds; run them in a thread.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BOOT_STEP_TIMEOUT_S = 20.0
+"""Longest wait for one line of a starting instance. Generous: a loaded laptop may start 50 at a time."""
+
+_INIT = Path(__file__).with_name("init.sh")
+_NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc", "--propagation", "slave")
+_DROPPED_ENVIRONMENT = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONSTARTUP", "NOTIFY_SOCKET"})
+
+
+class BootError(Exception):
+    """The instance's init ended or stayed silent during its set-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootSpec:
+    """What an instance's init is told. ``address`` has its prefix length; ``directory`` becomes the working one."""
+
+    instance_id: str
+    directory: Path
+    address: str
+    gateway: str
+    hostname: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Booting:
+    """An instance whose init waits for ``release``."""
+
+    process: subprocess.Popen[bytes]
+    pid: int
+    start_time: int
+
+    def release(self) -> None:
+        """Lets init configure itself and start the agent; returns when that is done.
+
+        Raises:
+            BootError: init failed; it is dead.
+        """
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(b"go\n")
+            stdin.close()
+            if _read_line(stdout.fileno()) != "up":
+                raise BootError("the instance's init failed; its console.log says why")
+        except (OSError, BootError) as error:
+            self.abandon()
+            raise BootError(str(error)) from error
+        finally:
+            stdout.close()
+
+    def abandon(self) -> None:
+        """Kills init before it has been released."""
+        kill(self.pid, self.start_time)
+        self.process.kill()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self.process.wait()
+
+
+def spawn(spec: BootSpec) -> Booting:
+    """Starts the instance's namespaces with an init that waits to be released.
+
+    Raises:
+        BootError: it did not come up (no privilege, no such binary).
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in _DROPPED_ENVIRONMENT}
+    environment |= {"MILPA_INSTANCE": spec.instance_id, **spec.environment}
+    arguments = [spec.address, spec.gateway, spec.hostname, *spec.command]
+    with (spec.directory / "console.log").open("ab") as console:
+        process = subprocess.Popen(
+            ["unshare", *_NAMESPACES, "--fork", "--", "/bin/sh", str(_INIT), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=console,
+            cwd=spec.directory,
+            env=environment,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    try:
+        pid, start_time = _parse_stat(_read_line(process.stdout.fileno()))
+    except (BootError, ValueError, IndexError) as error:
+        process.kill()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+        process.wait()
+        raise BootError(f"the instance's init did not start: {error}; its console.log says why") from error
+    return Booting(process, pid, start_time)
+
+
+def open_pidfd(pid: int, start_time: int) -> int | None:
+    """A pidfd of exactly that process (readable once it is dead); None when it is gone."""
+    if pid <= 0:
+        return None
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return None
+    if start_time_of(pid) != start_time:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def kill(pid: int, start_time: int) -> None:
+    """Kills exactly that process, and with it all of its PID namespace. Nothing happens when it is gone."""
+    descriptor = open_pidfd(pid, start_time)
+    if descriptor is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        os.close(descriptor)
+
+
+def kill_and_wait(pid: int, start_time: int, timeout_s: float) -> bool:
+    """Kills as ``kill`` does and waits for the end; False when it has not come in time."""
+    descriptor = open_pidfd(pid, start_time)
+    if descriptor is None:
+        return True
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        return bool(select.select([descriptor], [], [], timeout_s)[0])
+    finally:
+        os.close(descriptor)
+
+
+def start_time_of(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 when it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    state = stat.rpartition(")")[2].split(maxsplit=1)[0]
+    return 0 if state in "ZX" else _parse_stat(stat)[1]
+
+
+def default_agent_command(python: str = sys.executable) -> tuple[str, ...]:
+    """Command of the real node agent; the hypervisor appends its options."""
+    return (python, "-m", "nodeagent")
+
+
+def _parse_stat(line: str) -> tuple[int, int]:
+    """(pid, start time) of a /proc/<pid>/stat line; the name in parentheses may hold anything."""
+    head, _, rest = line.rpartition(")")
+    return int(head.split(" ", 1)[0]), int(rest.split()[19])
+
+
+def _read_line(descriptor: int) -> str:
+    """One line of an instance's init, which waits for an answer after each: nothing of a later line can be read."""
+    data = b""
+    while not data.endswith(b"\n"):
+        if not select.select([descriptor], [], [], BOOT_STEP_TIMEOUT_S)[0]:
+            raise BootError(f"silent for {BOOT_STEP_TIMEOUT_S:g} s")
+        chunk = os.read(descriptor, 4096)
+        if not chunk:
+            raise BootError("ended")
+        data += chunk
+    return data.decode(errors="replace").strip()
