@@ -152,7 +152,7 @@ class Agent(Protocol):
     async def hello(self, token: Token) -> Hello:
         """Announces the owner; the agent refuses lower tokens from then on."""
 
-    async def enroll(self, token: Token) -> None:
+    async def enroll(self, token: Token, node_name: str) -> None:
         """Has the agent make a key of its own and gives it the certificate for this node; afterwards the bootstrap
         certificate opens nothing there and this connection must be dialled anew."""
 

@@ -34,6 +34,7 @@ class GarbagePlan:
 class Known:
     """What the store knows, read after the cloud was listed: instance ids of nodes and tokens of open batches."""
 
+    cluster_uuid: str
     instance_ids: Collection[str]
     batch_tokens: Collection[str]
 
@@ -42,7 +43,6 @@ def plan_garbage(
     instances: Iterable[Instance],
     known: Known,
     suspects: frozenset[str],
-    cluster_uuid: str,
     *,
     now_s: float,
     min_age_s: float,
@@ -50,8 +50,8 @@ def plan_garbage(
 ) -> GarbagePlan:
     """One round. ``suspects`` are the last round's; ``now_s`` is seconds since the epoch."""
     live = [i for i in instances if i.state not in GONE]
-    foreign = tuple(i.id for i in live if i.tags.get(UUID_TAG) != cluster_uuid)
-    ours = [i for i in live if i.tags.get(UUID_TAG) == cluster_uuid]
+    foreign = tuple(i.id for i in live if i.tags.get(UUID_TAG) != known.cluster_uuid)
+    ours = [i for i in live if i.tags.get(UUID_TAG) == known.cluster_uuid]
     unknown = [
         i
         for i in ours

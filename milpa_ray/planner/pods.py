@@ -167,9 +167,11 @@ def _observe(draft: Draft, facts: AgentFacts) -> None:
 def _keep_statuses(draft: Draft, pod: Pod, facts: AgentFacts) -> None:
     status = (draft.pod or pod).status
     units = facts.units or ()
+    if not units and not facts.init_units:
+        return  # Its agent has nothing to tell of it (a pod stopped before it came there); what is known stays.
     if units == status.unit_statuses and facts.init_units == status.init_unit_statuses:
         return
-    changes: dict[str, object] = {"unit_statuses": units, "init_unit_statuses": facts.init_units}
+    changes: dict[str, Any] = {"unit_statuses": units, "init_unit_statuses": facts.init_units}
     if status.ready_time is None and units and all(u.state.running for u in units):
         changes["ready_time"] = draft.now
     if status.start_failures and units and not any(u.state.waiting for u in (*units, *facts.init_units)):

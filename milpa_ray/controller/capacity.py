@@ -1,0 +1,27 @@
+"""The memory of launches that failed for lack of capacity: records that expire with their lease.
+
+The coordinator writes them with the failure; every shard reads them, so that the next choice avoids what is full.
+"""
+
+import json
+
+from milpa_ray.keys import Keys
+from milpa_ray.planner.launches import LaunchGroup
+from milpa_ray.ports import LaunchCall
+from milpa_ray.store.port import Put
+
+Full = tuple[bool, str, str]
+"""Spot, instance type, zone."""
+
+
+def capacity_put(keys: Keys, call: LaunchCall | LaunchGroup, lease: int) -> Put:
+    """The record that this kind of launch has just failed."""
+    full: Full = (call.spot, call.instance_type, call.zone)
+    name = f"{'spot' if call.spot else 'on-demand'}.{call.instance_type}.{call.zone}"
+    return Put(keys.prefix("capacity") + name, json.dumps(full).encode(), lease)
+
+
+def decode_capacity(_key: str, value: bytes) -> Full:
+    """Raises ValueError for a record that is not ours."""
+    spot, instance_type, zone = json.loads(value)
+    return bool(spot), str(instance_type), str(zone)

@@ -1,0 +1,58 @@
+"""What controllers are built from: ports and settings, wired together in one place outside of this package."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from milpa_ray.api.meta import ObjectReference
+from milpa_ray.clock import Clock
+from milpa_ray.controller.committing import Lease
+from milpa_ray.keys import Keys
+from milpa_ray.limits import Limits
+from milpa_ray.pki import CertificateAuthority
+from milpa_ray.planner.choose import Offers
+from milpa_ray.ports import AgentDialer, Compute
+from milpa_ray.store.port import Store
+
+
+class Recorder(Protocol):
+    """Takes events; never blocks and never fails its caller."""
+
+    def record(self, involved: ObjectReference, status: str, message: str = "") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDeps:
+    """What a shard is built from. ``lease`` makes a new lease keeper for each incarnation. ``offers`` is what can be
+    launched, without what is full now. ``enrol``: agents get certificates of their own (TLS is on)."""
+
+    store: Store
+    keys: Keys
+    clock: Clock
+    rng: random.Random
+    limits: Limits
+    lease: Callable[[], Lease]
+    dialer: AgentDialer
+    recorder: Recorder
+    offers: Offers
+    enrol: bool = True
+    dns_servers: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorDeps:
+    """What the coordinator is built from. ``authority`` signs the launch batches' bootstrap certificates; None: the
+    agents serve without TLS. ``cloud_init`` reads the user's cloud-init file as it is now."""
+
+    store: Store
+    keys: Keys
+    clock: Clock
+    rng: random.Random
+    limits: Limits
+    lease: Callable[[], Lease]
+    compute: Compute
+    recorder: Recorder
+    authority: CertificateAuthority | None = None
+    cloud_init: Callable[[], str] = str

@@ -1,0 +1,136 @@
+"""A range of the store held in memory: listed once, then followed by a watch.
+
+Invariants: an item is never older than what was seen before; an own commit, once applied, is not undone by a watch
+event from before it. Everything in here may die at any moment: the store is the truth.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from milpa_ray.controller.pacing import Backoff
+from milpa_ray.errors import Compacted, Retryable
+from milpa_ray.planner.snapshot import Versioned
+from milpa_ray.store.port import Entry, Store
+from milpa_ray.store.reading import pages
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Decode = Callable[[str, bytes], T | None]
+OnChange = Callable[[str, Versioned[T] | None, Versioned[T] | None], None]
+
+PARSE_CHUNK = 200
+"""Entries parsed before other tasks get a turn: at 10 to 40 us each, a few milliseconds."""
+
+
+class KeyView(Generic[T]):
+    """Keys from ``start`` to before ``end``. ``decode`` gives None for keys that are of no interest; ``on_change`` is
+    told (key, before, after) of each change, in order, and must not block."""
+
+    def __init__(
+        self, store: Store, bounds: tuple[str, str], decode: Decode[T], on_change: OnChange[T], backoff: Backoff
+    ) -> None:
+        self._store = store
+        self._start, self._end = bounds
+        self._decode = decode
+        self._on_change = on_change
+        self._backoff = backoff
+        self._buried: dict[str, int] = {}
+        self.items: dict[str, Versioned[T]] = {}
+        self.revision = 0
+        self.synced = asyncio.Event()
+
+    async def run(self) -> None:
+        """Lists and follows, for ever."""
+        while True:
+            try:
+                await self._list()
+                self.synced.set()
+                self._backoff.reset()
+                await self._follow()
+            except Retryable as error:
+                if not isinstance(error, Compacted):
+                    log.warning("view of %s: %s; listing anew", self._start, error)
+                await self._backoff.sleep()
+
+    async def _list(self) -> None:
+        listed: set[str] = set()
+        revision = 0
+        async for page in pages(self._store, self._start, self._end):
+            revision = page.revision
+            for at in range(0, len(page.entries), PARSE_CHUNK):
+                for entry in page.entries[at : at + PARSE_CHUNK]:
+                    listed.add(entry.key)
+                    self.apply_entry(entry)
+                await asyncio.sleep(0)
+        for key in [k for k, item in self.items.items() if k not in listed and item.revision <= revision]:
+            self._set(key, None)
+        self.revision = max(self.revision, revision)
+
+    async def _follow(self) -> None:
+        async for batch in self._store.watch(self._start, self._end, self.revision + 1):
+            for at in range(0, len(batch.changes), PARSE_CHUNK):
+                for change in batch.changes[at : at + PARSE_CHUNK]:
+                    if change.deleted:
+                        self.remove(change.entry.key, change.entry.mod_revision)
+                    else:
+                        self.apply_entry(change.entry)
+                if len(batch.changes) > PARSE_CHUNK:
+                    await asyncio.sleep(0)
+            self.revision = max(self.revision, batch.revision)
+            if self._buried:
+                self._buried = {k: r for k, r in self._buried.items() if r > self.revision}
+
+    def _is_news(self, key: str, revision: int) -> bool:
+        item = self.items.get(key)
+        return (item is None or item.revision < revision) and self._buried.get(key, 0) < revision
+
+    def apply_entry(self, entry: Entry) -> None:
+        """Takes over what the store has, unless something newer is known. Parses each revision at most once."""
+        if not self._is_news(entry.key, entry.mod_revision):
+            return
+        try:
+            obj = self._decode(entry.key, entry.value)
+        except ValueError as error:
+            log.error("unreadable record %s at revision %d is ignored: %s", entry.key, entry.mod_revision, error)
+            return
+        if obj is not None:
+            self._set(entry.key, Versioned(entry.key, obj, entry.mod_revision))
+
+    def apply(self, key: str, obj: T, revision: int) -> None:
+        """Takes over an own commit."""
+        if self._is_news(key, revision):
+            self._set(key, Versioned(key, obj, revision))
+
+    def remove(self, key: str, revision: int) -> None:
+        """The key was deleted at ``revision``."""
+        item = self.items.get(key)
+        if item is not None and item.revision >= revision:
+            return
+        if revision > self.revision:
+            self._buried[key] = revision
+        if item is not None:
+            self._set(key, None)
+
+    def _set(self, key: str, item: Versioned[T] | None) -> None:
+        before = self.items.get(key)
+        if item is None:
+            self.items.pop(key, None)
+        else:
+            self.items[key] = item
+        self._on_change(key, before, item)
+
+    async def reread(self, key: str) -> None:
+        """Reads one key linearizably, for when a commit's outcome is unknown.
+
+        Raises:
+            StoreUnavailable
+        """
+        revision = await self._store.revision()
+        entry = await self._store.get(key)
+        if entry is None:
+            self.remove(key, revision)
+        else:
+            self.apply_entry(entry)
