@@ -23,7 +23,11 @@ Time = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str, when_used=
 
 
 class Model(BaseModel):
-    """Base of every API type."""
+    """Base of every API type.
+
+    Frozen types without dicts are shared as defaults (``default=ResourceSpec()``) rather than made anew: it halves
+    the time of ``from_json``.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,

@@ -64,7 +64,7 @@ class Service(Resource):
 
     kind: str = "Service"
     spec: ServiceSpec = Field(default_factory=ServiceSpec)
-    status: ServiceStatus = Field(default_factory=ServiceStatus)
+    status: ServiceStatus = ServiceStatus()
 
 
 class EndpointAddress(Model):

@@ -26,8 +26,8 @@ class NodeSpec(Model):
     boot_image: str = ""
     terminate: bool = False
     spot: bool = False
-    resources: ResourceSpec = Field(default_factory=ResourceSpec)
-    placement: PlacementSpec = Field(default_factory=PlacementSpec)
+    resources: ResourceSpec = ResourceSpec()
+    placement: PlacementSpec = PlacementSpec()
 
 
 class NodeStatus(Model):
@@ -56,8 +56,8 @@ class Node(Resource):
     KIND: ClassVar[str] = "Node"
 
     kind: str = "Node"
-    spec: NodeSpec = Field(default_factory=NodeSpec)
-    status: NodeStatus = Field(default_factory=NodeStatus)
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
 
     @property
     def private_ip(self) -> str:

@@ -160,9 +160,9 @@ class PodSpec(Model):
     init_units: tuple[Unit, ...] = ()
     image_pull_secrets: tuple[str, ...] = ()
     instance_type: str = ""
-    spot: PodSpot = Field(default_factory=PodSpot)
-    resources: ResourceSpec = Field(default_factory=ResourceSpec)
-    placement: PlacementSpec = Field(default_factory=PlacementSpec)
+    spot: PodSpot = PodSpot()
+    resources: ResourceSpec = ResourceSpec()
+    placement: PlacementSpec = PlacementSpec()
     volumes: tuple[Volume, ...] = ()
     security_context: PodSecurityContext | None = None
 
@@ -198,7 +198,7 @@ class UnitStatus(Model):
     name: str
     image: str = ""
     restart_count: int = 0
-    state: UnitState = Field(default_factory=UnitState)
+    state: UnitState = UnitState()
     last_state: UnitState | None = None
 
 
@@ -230,7 +230,7 @@ class Pod(Resource):
 
     kind: str = "Pod"
     spec: PodSpec = Field(default_factory=PodSpec)
-    status: PodStatus = Field(default_factory=PodStatus)
+    status: PodStatus = PodStatus()
 
 
 class PodTemplateSpec(Model):

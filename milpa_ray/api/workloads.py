@@ -24,7 +24,7 @@ class ReplicaSet(Resource):
 
     kind: str = "ReplicaSet"
     spec: ReplicaSetSpec = Field(default_factory=ReplicaSetSpec)
-    status: ReplicaSetStatus = Field(default_factory=ReplicaSetStatus)
+    status: ReplicaSetStatus = ReplicaSetStatus()
 
 
 class DeploymentPhase(StrEnum):
@@ -53,4 +53,4 @@ class Deployment(Resource):
 
     kind: str = "Deployment"
     spec: DeploymentSpec = Field(default_factory=DeploymentSpec)
-    status: DeploymentStatus = Field(default_factory=DeploymentStatus)
+    status: DeploymentStatus = DeploymentStatus()
