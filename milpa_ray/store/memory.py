@@ -243,6 +243,8 @@ class MemoryStore:
         data = self._open()
         if revision < 1:
             raise ValueError("a watch starts from a revision of at least 1")
+        if revision > data.revision + 1:
+            raise Compacted(data.revision + 1)
         watcher = _Watcher(start, end, revision, marked=revision - 1)
         for watchers in (data.watchers, self._watchers):
             watchers.append(watcher)

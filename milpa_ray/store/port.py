@@ -1,10 +1,10 @@
 """What Milpa asks of its store: a small slice of etcd v3.
 
 Keys are text, values bytes. Revisions are etcd's: one counter for the whole store, raised by every commit.
-Implementations pass ``tests/store_contract``.
+Implementations pass ``tests/store/contract.py``.
 
 Errors of every method: ``StoreUnavailable`` (nothing is known about a commit's effect then), ``StoreFull``,
-``Compacted`` where a revision is given.
+``LeaseGone`` where a lease is used, ``Compacted`` where a revision is given.
 """
 
 from collections.abc import AsyncIterator
@@ -117,7 +117,11 @@ class Store(Protocol):
 
     def watch(self, start: str, end: str, revision: int) -> AsyncIterator[WatchBatch]:
         """Changes of keys from ``start`` to before ``end``, from ``revision`` on (inclusive). Reconnects and resumes by
-        itself without loss or repetition; ends only by ``Compacted`` or by closing the iterator."""
+        itself without loss or repetition; ends only by ``Compacted`` or by closing the iterator or the store.
+
+        ``Compacted`` also says that ``revision`` lies beyond the store's next one: the store was restored from an older
+        state. After a call of ``revision()`` an idle watch gets a progress mark, unless the etcd release is one whose
+        marks are not exact (before 3.4.25 and 3.5.8): then only at etcd's own interval."""
 
     async def lease_grant(self, ttl_s: int) -> int:
         """A new lease; keys put with it vanish when it runs out."""
