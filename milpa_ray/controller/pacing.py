@@ -2,8 +2,13 @@
 
 import asyncio
 import heapq
+import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+
+from milpa_ray.errors import MilpaError
+
+log = logging.getLogger(__name__)
 
 
 class Backoff:
@@ -27,6 +32,16 @@ class Backoff:
 
     async def sleep(self) -> None:
         await asyncio.sleep(self.next_s())
+
+
+async def persist(call: Callable[[], Awaitable[None]], backoff: Backoff, what: str) -> None:
+    """Calls until it does not fail with a ``MilpaError``, backing off in between."""
+    while True:
+        try:
+            return await call()
+        except MilpaError as error:
+            log.warning("%s: %s; trying again", what, error)
+            await backoff.sleep()
 
 
 class Agenda:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from milpa_ray.api.meta import ObjectReference
@@ -21,11 +22,11 @@ from milpa_ray.controller.deps import ShardDeps
 from milpa_ray.controller.effects import EffectRunner
 from milpa_ray.controller.identifiers import make_uuid
 from milpa_ray.controller.links import LinkDeps, LinkPool
-from milpa_ray.controller.pacing import Agenda, Backoff
+from milpa_ray.controller.pacing import Agenda, Backoff, persist
 from milpa_ray.controller.resolving import Resolver
 from milpa_ray.controller.saving import LogSaver
 from milpa_ray.controller.view import KeyView
-from milpa_ray.errors import Retryable, StaleToken
+from milpa_ray.errors import StaleToken
 from milpa_ray.keys import prefix_end, slot_of
 from milpa_ray.planner.check import violations
 from milpa_ray.planner.membership import ShardEntry
@@ -247,17 +248,8 @@ class SlotRange:
                     self._view.apply_entry(entry)
         elif outcome.verdict != Verdict.FENCED:
             for key in {*(w.key for w in plan.writes), *(key for key, _ in plan.guards)}:
-                await self._reread(key)
+                await persist(partial(self._view.reread, key), self._backoff(), f"reading {key}")
         self._agenda.add_later(plan.name, CONFLICT_PAUSE_S)
-
-    async def _reread(self, key: str) -> None:
-        backoff = self._backoff()
-        while True:
-            try:
-                return await self._view.reread(key)
-            except Retryable as error:
-                log.warning("reading %s again: %s", key, error)
-                await backoff.sleep()
 
     async def _until_renewed(self, token: Token) -> None:
         """The map has moved on. Whoever runs us renews our token, or cancels us when the range is no longer ours."""
