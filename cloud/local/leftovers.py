@@ -13,6 +13,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 CLEANUP_TIMEOUT_S = 60.0
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def remove_leftovers(state_dir: Path, instance_id: str) -> None:
@@ -36,3 +37,12 @@ def _has_state(state_dir: Path) -> bool:
         return any(state_dir.iterdir())
     except FileNotFoundError:
         return False
+
+
+def control_groups(directory: Path) -> list[str]:
+    """Control groups of this cloud's instances that are still there: their path holds an instance's id."""
+    try:
+        ids = {entry.name for entry in (directory / "instances").iterdir()}
+    except FileNotFoundError:
+        return []
+    return [str(group) for group in _CGROUPS.glob("**/") if ids and not ids.isdisjoint(group.parts)]

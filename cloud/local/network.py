@@ -146,6 +146,15 @@ table ip {self.table} {{
                 return link
         return None
 
+    def bridge_owner(self) -> str | None:
+        """What the bridge of our name says about its owner (empty: nothing); None when there is no such bridge."""
+        found = self._bridge_state()
+        return None if found is None else str(found.get("ifalias", ""))
+
+    def owns(self, alias: str) -> bool:
+        """Whether that owner is this local cloud."""
+        return alias == self._alias
+
     # ------------------------------------------------------------ cards
 
     def connect(self, cards: Iterable[Card]) -> None:
