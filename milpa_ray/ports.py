@@ -4,12 +4,16 @@ Adapters live in ``cloud/`` and ``nodeagent/``; ``shards/`` wires them in. One c
 implementation of a port.
 """
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from milpa_ray.api.pod import Pod, UnitStatus
+if TYPE_CHECKING:
+    # The client reads a constant here, and must not pay for the models at every start.
+    from milpa_ray.api.pod import Pod, UnitStatus
 
 
 @dataclass(frozen=True, slots=True, order=True)
