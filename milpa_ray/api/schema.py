@@ -158,7 +158,7 @@ def check(model: type[M], value: Any) -> tuple[M | None, list[FieldError]]:
     errors = [FieldError(tuple(d["loc"]), _reason(model, d)) for d in details]
     rest = value
     for _ in range(3):
-        rest = _without(rest, details)
+        rest = _without(model, rest, details)
         found, details = _validate(model, rest)
         if not details:
             return found, errors
@@ -174,7 +174,7 @@ def _validate(model: type[M], value: Any) -> tuple[M | None, list[ErrorDetails]]
         return None, error.errors(include_url=False, include_context=True)
 
 
-def _without(value: Any, details: list[ErrorDetails]) -> Any:
+def _without(model: type[Model], value: Any, details: list[ErrorDetails]) -> Any:
     """A copy of ``value`` without its wrong parts, and with placeholders for missing ones."""
     rest = json.loads(json.dumps(value))
     for detail in details:
@@ -183,10 +183,19 @@ def _without(value: Any, details: list[ErrorDetails]) -> Any:
         if parent is None:
             continue
         if detail["type"] == "missing":
-            parent[at] = 1 if at == "port" else "In" if at == "operator" else ""
+            parent[at] = _placeholder(model, detail["loc"])
         else:
             parent.pop(at, None)
     return rest
+
+
+def _placeholder(model: type[Model], path: Path) -> Any:
+    """Something of the right type for a required field that is missing."""
+    parent = model_at(model, path[:-1])
+    annotation = field_names(parent)[str(path[-1])].annotation if parent is not None else str
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return str(next(iter(annotation)))
+    return 1 if annotation is int else ""
 
 
 def _parent(value: Any, path: Path) -> tuple[dict[str, Any] | None, str]:
