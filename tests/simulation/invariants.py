@@ -41,7 +41,7 @@ NODE_REACH = closure(NODE_TRANSITIONS)  # type: ignore[arg-type]
 
 
 def _listed(process: SimProcess, shard_map: bytes) -> bool:
-    return any(identity.encode() in shard_map for identity in process.identities())
+    return any(identity.encode() in shard_map for identity in process.identities)
 
 
 class Invariants:
@@ -88,6 +88,9 @@ class Invariants:
 
     def _fenced(self, process: SimProcess, txn: Txn) -> None:
         """Every commit of a controller compares the map's revision, and the map of that revision lists it."""
+        for op in txn.ops:
+            if isinstance(op, Put) and (op.key == self.keys.leader or op.key.startswith(self.keys.prefix("member"))):
+                process.identities.add(op.value.decode())
         if all(self._needs_no_fence(op) for op in txn.ops):
             return
         if not any(compare.key == self.keys.map for compare in txn.compares):
@@ -100,7 +103,7 @@ class Invariants:
             self._own_slots(process, txn, newest)
 
     def _own_slots(self, process: SimProcess, txn: Txn, newest: bytes) -> None:
-        own = [entry for entry in json.loads(newest)["shards"] if entry["incarnation"] in process.identities()]
+        own = [entry for entry in json.loads(newest)["shards"] if entry["incarnation"] in process.identities]
         for op in txn.ops:
             parsed = self.keys.parse(op.key)
             if parsed and parsed.slot >= 0 and not any(e["low"] <= parsed.slot < e["high"] for e in own):

@@ -1,7 +1,7 @@
 """An event loop with virtual time: nothing is waited for, the time jumps to the next timer.
 
 It does no I/O and knows no threads. Every callback belongs to the simulated process whose context scheduled it; the
-callbacks of a dead process are dropped and those of a paused one held back, so that a kill is a SIGKILL (no
+callbacks of a dead or paused process are held back, so that a kill is a SIGKILL (no
 ``finally`` runs) and a pause is a SIGSTOP. Callbacks of one process keep asyncio's order; which process goes first is
 drawn from the seed. Tasks and futures hash by a counter, so that sets of them iterate the same in every run.
 """
@@ -81,6 +81,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.after_step: Callable[[], None] | None = None
         self.tearing_down = False
         self.tasks: set[SimTask] = set()
+        self._withheld: set[Runnable] = set()
 
     def time(self) -> float:
         """Virtual seconds since the start."""
@@ -156,9 +157,8 @@ class SimLoop(asyncio.BaseEventLoop):
             return
         owner = handle._context.get(CURRENT)
         if owner is not None and not self.tearing_down:
-            if not owner.alive:
-                return
-            if owner.paused:
+            if not owner.alive or owner.paused:
+                self._withheld.add(owner)
                 owner.held.append(handle)
                 return
         handle._run()
@@ -181,6 +181,8 @@ class SimLoop(asyncio.BaseEventLoop):
         """Cancels what is left, also of dead processes, and lets it end, so that nothing is reported at exit."""
         self.tearing_down, self.after_step = True, None
         self.set_exception_handler(lambda loop, context: None)
+        for owner in self._withheld:
+            self.release(owner.held)
         for _ in range(5):
             left = sorted(self.tasks, key=hash)
             if not left:

@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class SimProcess:
-    """One start of a process. A program that is known by incarnations in the map sets ``identify``."""
+    """One start of a process."""
 
     def __init__(self, loop: SimLoop, name: str, role: str) -> None:
         self.name = name
         self.role = role
-        self.identify: Callable[[], str] = lambda: ""
-        self._identities: set[str] = set()
+        self.identities: set[str] = set()
+        """The incarnations, as the store's map calls them, that this process has lived so far."""
         self.alive = True
         self.paused = False
         self.held: list[asyncio.Handle] = []
@@ -32,11 +32,6 @@ class SimProcess:
 
     def __str__(self) -> str:
         return self.name
-
-    def identities(self) -> set[str]:
-        """The incarnations, as the store's map calls them, that this process has lived so far."""
-        self._identities.add(self.identify())
-        return self._identities - {""}
 
     def start(self, main: Coroutine[Any, Any, None], ended: Callable[[asyncio.Task[Any]], None]) -> None:
         """Runs ``main``; ``ended`` is called, in the world, if it ends by itself."""
@@ -50,7 +45,6 @@ class SimProcess:
         if not self.alive:
             return
         self.alive = False
-        self.held.clear()
         for hook in self.on_exit:
             hook()
         self.on_exit.clear()

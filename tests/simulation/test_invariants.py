@@ -164,8 +164,7 @@ def test_node_removed_while_its_instance_lives_is_caught():
 
 def test_commit_of_one_who_is_not_in_the_map_is_caught():
     async def steps(hand: Hand) -> None:
-        hand.ports.process._identities.clear()
-        hand.ports.process.identify = lambda: "stranger"
+        hand.ports.process.identities.clear()
         await hand.write(hand.put(a_pod()))
 
     breaks(steps, "the map does not list it")

@@ -22,7 +22,6 @@ def elected(*, fenced: bool) -> Callable[[Ports], object]:
 
     async def program(ports: Ports) -> None:
         me = f"{ports.process.name}-{ports.rng.getrandbits(64):x}"
-        ports.process.identify = lambda: me
         while True:
             try:
                 lease = SimLease(ports.store, 5)
@@ -76,7 +75,7 @@ class Hand:
 
     async def own_all(self, incarnation: str = "hand") -> None:
         """Enters the map as the only shard."""
-        self.ports.process.identify = lambda: incarnation
+        self.ports.process.identities.add(incarnation)
         entry = {"id": "0", "incarnation": incarnation, "low": 0, "high": 1024}
         known = await self.ports.store.get(self.keys.map)
         value = json.dumps({"term": 1, "coordinator": "", "shards": [entry]}).encode()
