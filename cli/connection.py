@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def add_command(app: typer.Typer, name: str, function: Callable[..., None], exam
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__doc__ = function.__doc__
-    app.command(name, epilog="\b\nExamples:\n" + inspect.cleandoc(examples))(run)
+    app.command(name, epilog="\b\nExamples:\n" + textwrap.indent(inspect.cleandoc(examples), "  "))(run)
 
 
 def _guarded(call: Callable[[], None]) -> None:

@@ -4,39 +4,52 @@ All errors of all files are reported together, so that a user mends them in one 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cli.reporting import CommandFailed
 
 if TYPE_CHECKING:
-    from milpa_ray.api.meta import Resource
+    from milpa_ray.api.meta import ObjectReference, Resource
+
+T = TypeVar("T")
 
 SUFFIXES = frozenset({".yml", ".yaml", ".json"})
 STDIN = "-"
 
 
-def load(paths: Sequence[str], *, recursive: bool = False) -> "list[Resource]":
+def load_objects(paths: Sequence[str], *, recursive: bool = False) -> "list[Resource]":
     """The objects of all manifests, in order.
 
     Raises:
-        CommandFailed: a file cannot be read, manifests are wrong (all errors of all files), or there is no object.
+        CommandFailed: a file cannot be read, or manifests are wrong: all errors of all files.
     """
-    from milpa_ray.api.manifest import ManifestErrors, load_manifests
+    from milpa_ray.api.manifest import load_manifests
 
-    objects: list[Resource] = []
+    return _load(paths, load_manifests, recursive=recursive)
+
+
+def load_references(paths: Sequence[str], *, recursive: bool = False) -> "list[ObjectReference]":
+    """Kind and name of every object in the manifests; nothing else in them is checked. Raises as ``load_objects``."""
+    from milpa_ray.api.manifest import load_references as read
+
+    return _load(paths, read, recursive=recursive)
+
+
+def _load(paths: Sequence[str], read: Callable[[str, str], list[T]], *, recursive: bool) -> list[T]:
+    from milpa_ray.api.manifest import ManifestErrors
+
+    found: list[T] = []
     problems: list[str] = []
     for source, text in _texts(paths, recursive=recursive, problems=problems):
         try:
-            objects += load_manifests(text, source)
+            found += read(text, source)
         except ManifestErrors as bad:
-            problems += str(bad).splitlines()
+            problems += map(str, bad.errors)
     if problems:
         raise CommandFailed(*problems)
-    if not objects:
-        raise CommandFailed(f"no objects in {', '.join(paths)}")
-    return objects
+    return found
 
 
 def _texts(paths: Sequence[str], *, recursive: bool, problems: list[str]) -> list[tuple[str, str]]:
@@ -46,7 +59,10 @@ def _texts(paths: Sequence[str], *, recursive: bool, problems: list[str]) -> lis
             if path == STDIN:
                 found.append(("<stdin>", sys.stdin.buffer.read().decode()))
             elif Path(path).is_dir():
-                found += [(str(file), file.read_text("utf-8")) for file in _files(Path(path), recursive=recursive)]
+                files = _files(Path(path), recursive=recursive)
+                found += [(str(file), file.read_text("utf-8")) for file in files]
+                if not files:
+                    problems.append(f"{path}: the folder has no {', '.join(sorted(SUFFIXES))} file")
             else:
                 found.append((path, Path(path).read_text("utf-8")))
         except UnicodeDecodeError as bad:

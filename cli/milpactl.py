@@ -66,6 +66,8 @@ SWITCHES = frozenset({"--cascade", "--wait", "--events"})
 
 def main() -> None:
     """Entry point. Ends the process with the exit code that ``cli.reporting`` lists."""
+    # gRPC's own log lines about failed handshakes would stand between ours, which say the same and the remedy.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if info.COMPLETE_VARIABLE in os.environ:
             from typer.completion import completion_init  # type: ignore[attr-defined]

@@ -91,10 +91,10 @@ def _wanted(targets: Sequence[str], files: Sequence[str], *, selector: str, ever
 
 
 def _from_files(files: Sequence[str], *, recursive: bool) -> "list[Ref]":
-    from cli.manifests import load
+    from cli.manifests import load_references
     from milpa_ray.client import Ref
 
-    return [Ref(obj.KIND, obj.name) for obj in load(files, recursive=recursive)]
+    return [Ref(found.kind, found.name) for found in load_references(files, recursive=recursive)]
 
 
 def _refs(client: "Client", wanted: Iterable[Target], selector: str) -> "list[Ref]":

@@ -21,14 +21,14 @@ milpactl describe pods -l app=web
 
 def describe(
     connection: Connection,
-    targets: Targets,
+    targets: Targets = None,
     selector: Selector = "",
     events: Annotated[bool, typer.Option("--events/--no-events", help="Show recent events of the object.")] = True,
 ) -> None:
     """Describe objects, with their recent events."""
     from cli.output.describe import description
 
-    wanted = parse_targets(targets)
+    wanted = parse_targets(targets or [])
     if selector and any(target.names for target in wanted):
         raise UsageError("give either names or a selector (-l), not both")
     missing: list[str] = []

@@ -61,7 +61,7 @@ class View:
 
 
 Targets = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="OBJECTS",
         help="KIND [NAME]..., or KIND/NAME... . KIND is a name such as pods, pod or po, several with commas, or all.",
@@ -77,7 +77,7 @@ Selector = Annotated[
 
 def get(
     connection: Connection,
-    targets: Targets,
+    targets: Targets = None,
     output: OutputOption = Output.TABLE,
     selector: Selector = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on: print each object again as it changes.")] = False,
@@ -85,7 +85,7 @@ def get(
     sort_by: Annotated[str, typer.Option("--sort-by", help="Order by this field, as in status.phase.")] = "",
 ) -> None:
     """Show objects: all of a kind, or those named."""
-    wanted = parse_targets(targets)
+    wanted = parse_targets(targets or [])
     view = View(output, selector, not no_headers, sort_by.strip("{}").lstrip("."), prefix=len(wanted) > 1)
     if selector and any(target.names for target in wanted):
         raise UsageError("give either names or a selector (-l), not both")

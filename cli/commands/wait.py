@@ -51,20 +51,21 @@ class Condition:
 
 def wait(
     connection: Connection,
-    targets: Targets,
     condition: Annotated[
         str,
         typer.Option("--for", metavar="CONDITION", help="phase=NAME, deleted, or FIELD=VALUE.", show_default=False),
     ],
+    targets: Targets = None,
     selector: Selector = "",
     timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")] = "30s",
 ) -> None:
     """Wait until objects are in a phase, or deleted.
 
-    Any other field can be waited for as well. Fails at once when a pod has ended in another phase; exit code 1 then and after the time-out.
+    Any other field can be waited for as well. Fails at once when a pod has ended in another phase. The exit code is 1
+    then, and after the time-out.
     """
     timeout_s = parse_duration_s(timeout)
-    wanted = parse_targets(targets)
+    wanted = parse_targets(targets or [])
     named = all(target.names for target in wanted)
     if named == bool(selector):
         raise UsageError("say which objects: by name, or by label (-l app=web)")

@@ -56,9 +56,9 @@ def apply(connection: Connection, filename: Files, recursive: Recursive = False,
 
 
 def _send(connection: Connection, verb: Verb, files: Sequence[str], *, recursive: bool, dry_run: bool) -> None:
-    from cli.manifests import load
+    from cli.manifests import load_objects
 
-    objects = load(files, recursive=recursive)
+    objects = load_objects(files, recursive=recursive)
     with connection.client() as client:
         call = {"create": client.create, "update": client.update, "apply": client.apply}[verb]
         results = call(objects, dry_run=dry_run)

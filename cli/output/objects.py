@@ -67,18 +67,18 @@ def complete(obj: Document) -> Document:
             if key in spec:
                 spec[key] = [_with_ports(unit) for unit in spec[key]]
         if "ports" in spec:
-            spec["ports"] = [PORT_DEFAULTS | port for port in spec["ports"]]
+            spec["ports"] = [{**PORT_DEFAULTS, **port} for port in spec["ports"]]
     return masked(full)
 
 
 def _with_ports(unit: Document) -> Document:
-    return unit | {"ports": [PORT_DEFAULTS | port for port in unit["ports"]]} if "ports" in unit else unit
+    return {**unit, "ports": [{**PORT_DEFAULTS, **port} for port in unit["ports"]]} if "ports" in unit else unit
 
 
 def _over(defaults: Document, given: Document) -> Document:
     """``given`` laid over ``defaults``, in the order: kind and version, metadata, then as given."""
-    head = {key: given[key] for key in ("kind", "apiVersion", "metadata") if key in given}
-    merged = {**head, **defaults, **given}
+    head: Document = {key: given[key] for key in ("kind", "apiVersion", "metadata") if key in given}
+    merged: Document = {**head, **defaults, **given}
     for key, default in defaults.items():
         if isinstance(default, dict):
             merged[key] = _over(default, given.get(key, {}))
@@ -98,4 +98,4 @@ def masked(obj: Document) -> Document:
     if obj.get("kind") != "Secret" or not obj.get("data"):
         return obj
     sizes = {key: f"{secret_size(value)} bytes" for key, value in obj["data"].items()}
-    return obj | {"data": {key: base64.b64encode(text.encode()).decode() for key, text in sizes.items()}}
+    return {**obj, "data": {key: base64.b64encode(text.encode()).decode() for key, text in sizes.items()}}
