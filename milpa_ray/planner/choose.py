@@ -58,7 +58,7 @@ def _choose_one(pod: Pod, offers: Offers) -> Choice | Refusal:
             "NoInstanceType",
             "the pod names no instanceType and server.yml has no nodes.defaultInstanceType: set one of them",
         )
-    zones = offers.catalogue.zones_of(wanted)
+    zones = offers.catalogue.zones_of(wanted) if wanted in offers.catalogue else ()
     if not zones:
         return Refusal(
             "UnknownInstanceType",
