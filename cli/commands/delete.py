@@ -164,10 +164,12 @@ def _watch_out(client: "Client", kind: str, pending: dict[str, str], timeout_s: 
             if pending:
                 _say_waiting(kind, {name: present[name] for name in pending})
         elif event.name in pending:
-            obj = json.loads(event.json)
+            obj = {"kind": kind, **json.loads(event.json)}
             uid = obj.get("metadata", {}).get("uid", "")
             successor = bool(pending[event.name]) and uid != pending[event.name]
-            if event.change == "removed" or (successor and event.change != "present"):
+            # A node's record outlives its instance for a while; what was asked for is the instance's end.
+            ended = kind == "Node" and phase(obj) == "Terminated"
+            if event.change == "removed" or ended or (successor and event.change != "present"):
                 _gone(kind, event.name, pending)
             elif not successor:
                 present[event.name] = phase(obj)
