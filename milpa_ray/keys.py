@@ -2,7 +2,7 @@
 
     /milpa/<cluster>/o/<slot>/<kind>/<name>   pods and nodes: kind "pod" or "node", slot 0000 to 1023
     /milpa/<cluster>/<kind>/<name>            other API kinds, lower case
-    /milpa/<cluster>/<record>                 map, leader, uuid, pki/..., batch/<token>, member/<id>, capacity/<id>
+    /milpa/<cluster>/<record>                 map, leader, uuid, sync, pki/ca, batch/<token>, member/<id>, capacity/<id>
 
 A pod's slot is a hash of its name; a node's is its pod's. The slot is read from the key, never derived for a node.
 """
@@ -49,6 +49,16 @@ class Keys:
     @property
     def uuid(self) -> str:
         return f"{self.root}uuid"
+
+    @property
+    def sync(self) -> str:
+        """Written, always empty, by whoever needs a watch of the root to tell how far it is."""
+        return f"{self.root}sync"
+
+    @property
+    def ca(self) -> str:
+        """The cluster's certificate authority."""
+        return f"{self.root}pki/ca"
 
     @property
     def objects(self) -> str:

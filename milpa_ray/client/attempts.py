@@ -46,7 +46,7 @@ _BY_CODE: dict[str, type[MilpaError]] = {
 
 def unavailable(code: str) -> bool:
     """Whether another try, or another server, may answer."""
-    return code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")  # a stopping server cancels
 
 
 def translate(error: grpc.RpcError) -> MilpaError:
