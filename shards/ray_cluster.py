@@ -26,10 +26,13 @@ LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 << 20
 """Near Ray's minimum: nothing of ours travels through Ray's object store."""
 START_TIMEOUT_S = 90.0
-STOP_GRACE_S = 3.0
+STOP_GRACE_S = 1.0
 MAX_TEMP_DIR = 40
 """Longest path of the temporary directory, so that Ray's sockets below it stay within a socket path's 107 bytes."""
 HEAD_PROCESSES = ("gcs_server", "raylet")
+
+_driven: set[Path] = set()
+"""The temporary directory of the cluster that this process was a driver of."""
 
 
 class RayFailed(MilpaError):
@@ -202,12 +205,17 @@ class RayCluster:
     def connected(self) -> Iterator[None]:
         """Makes this process a driver of the cluster for the time of the context.
 
+        Ray reads its token and settings once per process: import it nowhere before, and use one home per process.
+
         Raises:
             RayFailed: the head does not answer.
         """
         address = self.address()
         if not _answers(address):
             raise RayFailed("Ray is not running; start it with 'milpa up'")
+        if "ray" in sys.modules and self.temp_dir not in _driven:
+            raise RuntimeError("Ray was imported in this process before it was told of this home")
+        _driven.add(self.temp_dir)
         before = dict(os.environ)
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             del os.environ[name]
