@@ -20,7 +20,7 @@ from pathlib import Path
 TOOL_TIMEOUT_S = 30.0
 
 
-def clean_up(state_dir: Path, cgroup_parent: str = "/milpa") -> list[str]:
+def clean_up(state_dir: Path) -> list[str]:
     """What could not be removed, in words; empty when nothing of the agent is left. May be called again."""
     root = state_dir.resolve()
     _kill_monitors(root / "exits")
@@ -28,8 +28,8 @@ def clean_up(state_dir: Path, cgroup_parent: str = "/milpa") -> list[str]:
     problems += _unmount_below(root)
     record = root / "agent.json"
     if record.exists():
-        agent_id = json.loads(record.read_text())["agent_id"]
-        problems += _remove_cgroups(f"{cgroup_parent.strip('/')}/{agent_id}")
+        cgroup = json.loads(record.read_text()).get("cgroup", "").strip("/")
+        problems += _remove_cgroups(cgroup) if cgroup else []
     return problems
 
 
@@ -114,9 +114,8 @@ def main() -> int:
         prog="python -m nodeagent.cleanup", description="Remove what an agent's units left"
     )
     parser.add_argument("--state-dir", type=Path, required=True, help="the dead agent's state directory")
-    parser.add_argument("--cgroup-parent", default="/milpa", help="as given to the agent (default /milpa)")
     options = parser.parse_args()
-    problems = clean_up(options.state_dir, options.cgroup_parent)
+    problems = clean_up(options.state_dir)
     for problem in problems:
         print(f"nodeagent cleanup: {problem}", file=sys.stderr)
     return 1 if problems else 0

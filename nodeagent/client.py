@@ -18,6 +18,8 @@ from nodeagent.proto import agent_pb2_grpc as pb_grpc
 Signer = Callable[[bytes, str], bytes]
 """(signing request PEM, node name) -> certificate PEM for that node alone."""
 
+ENROL_TIMEOUT_S = 20.0
+"""For one call of an enrolment, in which the node makes a key: slow on a machine that boots many at once."""
 MAX_MESSAGE = 16 * 1024 * 1024
 _UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 # A dead node is noticed by its missing heartbeats; pings only keep ways through firewalls open and find half-open
@@ -65,12 +67,13 @@ class GrpcAgent:
         if self._sign is None:
             raise AgentRefused("this controller has no CA to enrol nodes with")
         sent = wire.token_to_wire(token)
-        reply = await self._call("Csr", pb.CsrRequest(token=sent, node_name=node_name))
+        reply = await self._call("Csr", pb.CsrRequest(token=sent, node_name=node_name), ENROL_TIMEOUT_S)
         try:
             certificate = self._sign(reply.csr_pem, node_name)
         except ValueError as error:
             raise AgentRefused(f"{self._address.host} sent a bad signing request: {error}") from error
-        await self._call("Enroll", pb.EnrollRequest(token=sent, node_name=node_name, certificate_pem=certificate))
+        request = pb.EnrollRequest(token=sent, node_name=node_name, certificate_pem=certificate)
+        await self._call("Enroll", request, ENROL_TIMEOUT_S)
 
     async def dispatch(self, token: Token, desired: DesiredPod) -> None:
         await self._call("Dispatch", wire.desired_to_wire(token, desired))
@@ -104,7 +107,9 @@ class GrpcAgent:
 
     async def _call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         try:
-            return await getattr(self._connected(), method)(request, timeout=timeout_s or self._timeout_s)
+            return await getattr(self._connected(), method)(
+                request, timeout=self._timeout_s if timeout_s is None else timeout_s
+            )
         except aio.AioRpcError as error:
             self._translate(error)
 

@@ -20,9 +20,11 @@ these are a mistake somewhere, and the oldest are forgotten."""
 
 @dataclass(slots=True)
 class AgentRecord:
-    """``stop_uid`` names the pod that was asked to stop; ``stopped`` says that none of its units runs any more."""
+    """``stop_uid`` names the pod that was asked to stop; ``stopped`` says that none of its units runs any more.
+    ``cgroup`` is the cgroup below which this agent puts its units."""
 
     agent_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    cgroup: str = ""
     term: int = 0
     revision: int = 0
     node_name: str = ""
@@ -44,8 +46,13 @@ class Memory:
         self._dirs = dirs
         found = read_json(dirs.agent_record)
         self.agent = AgentRecord(**found) if found else AgentRecord()
-        if not found:
+
+    def place_units(self, cgroup_parent: str) -> str:
+        """The cgroup for units, fixed at the first start so that a clean-up finds it by the record alone."""
+        if not self.agent.cgroup:
+            self.agent.cgroup = f"/{cgroup_parent.strip('/')}/{self.agent.agent_id}"
             self.save_agent()
+        return self.agent.cgroup
 
     def save_agent(self) -> None:
         del self.agent.tombstones[:-MAX_TOMBSTONES]

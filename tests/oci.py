@@ -16,9 +16,8 @@ from urllib.request import urlopen
 from tests.waiting import wait_until
 
 BUSYBOX = "/bin/busybox"
-_LINKS = (
-    "sh sleep echo ls cat id mount hostname httpd env wget nc grep touch mkdir chown stat test true false df".split()
-)
+_LINKS = """sh sleep echo ls cat id mount hostname httpd env wget nc grep touch mkdir chown stat test true false
+df head yes ps kill sysctl"""
 _CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -45,7 +44,7 @@ def build_busybox_image(layout: Path, config: Sequence[str] = ("--config.cmd", "
         (root / folder).mkdir(parents=True, exist_ok=True)
     os.chmod(root / "tmp", 0o1777)
     shutil.copy(BUSYBOX, root / "bin/busybox")
-    for name in _LINKS:
+    for name in _LINKS.split():
         (root / "bin" / name).symlink_to("busybox")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:web:/home/web:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nweb:x:1001:\nextra:x:1002:web\n")
@@ -106,7 +105,7 @@ def running_registry(folder: Path, *, htpasswd: str = "", port: int = 0) -> Iter
 
 def _answers(port: int) -> bool:
     try:
-        with urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1):  # noqa: S310
+        with urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1):
             return True
     except URLError as error:
         return getattr(error, "code", 0) == 401
