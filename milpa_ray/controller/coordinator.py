@@ -15,6 +15,7 @@ from milpa_ray.controller.deps import CoordinatorDeps
 from milpa_ray.controller.identifiers import make_uuid
 from milpa_ray.controller.leadership import Leadership, keep_seated
 from milpa_ray.controller.pacing import Backoff
+from milpa_ray.controller.trimmer import Trimmer
 from milpa_ray.controller.view import KeyView
 from milpa_ray.errors import MilpaError
 from milpa_ray.keys import prefix_end
@@ -90,6 +91,7 @@ class Coordinator:
             tasks.create_task(view.run())
             tasks.create_task(self._duties.run())
             tasks.create_task(self._collector.run())
+            tasks.create_task(Trimmer(deps, leadership).run())
             tasks.create_task(Compactor(deps.store).run())
             await view.synced.wait()
             tasks.create_task(keep_seated(leadership, members, changed, deps.rng, deps.limits))
