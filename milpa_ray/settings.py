@@ -228,6 +228,8 @@ def parse_settings(
     errors = [LocatedError(source, p.line, p.document, p.path, p.reason) for p in parsed.problems]
     if len(parsed.documents) > 1:
         errors.append(LocatedError(source, parsed.documents[1].line, 1, (), "settings are one document; remove '---'"))
+    if errors and not parsed.documents:
+        raise SettingsErrors(errors)
     found = parsed.documents[0] if parsed.documents else document.Document({}, 1, 1)
     if not isinstance(found.value, dict):
         raise SettingsErrors([*errors, LocatedError(source, 1, 1, (), "expected settings such as 'clusterName: demo'")])
@@ -282,8 +284,8 @@ def _with_paths(settings: Settings, home: Home, folder: Path) -> Settings:
 
 Errors = Iterator[FieldError]
 
-_ENDPOINT = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})/?")
-_HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
+_ENDPOINT = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})/?")
+_HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 _BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 _INSTANCE_TYPE = re.compile(r"[a-z0-9.-]{1,64}")

@@ -328,7 +328,7 @@ _WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false"
 # At most 19 digits: longer ones are identifiers, not numbers. A leading zero is one too (an account number).
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 _RADIX = re.compile(r"0o[0-7]{1,21}|0x[0-9a-fA-F]{1,16}")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]{0,18})(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
 _NUMBER_START = frozenset("+-.0123456789")
 
 

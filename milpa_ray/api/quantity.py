@@ -17,7 +17,7 @@ _SCALE: dict[str, Decimal] = {s: Decimal(10) ** e for s, e in _DECIMAL.items()} 
 }
 # Lengths are bounded, so that no text of a user makes a number of a million digits.
 _NUMBER = r"(?P<number>[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40}))"
-_PATTERN = re.compile(_NUMBER + r"(?:[eE](?P<exponent>[+-]?\d{1,3})|(?P<suffix>[KMGTPE]i|[numkKMGTPE]?))")
+_PATTERN = re.compile(_NUMBER + r"(?:[eE](?P<exponent>[+-]?\d{1,3})|(?P<suffix>[KMGTPE]i|[numkKMGTPE]?))", re.ASCII)
 MAX = Decimal(2**63 - 1)
 """Greatest absolute value, as in Kubernetes."""
 
