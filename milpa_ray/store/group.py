@@ -1,9 +1,9 @@
 """Group commit: many small atomic writes in as few transactions as etcd's limits allow.
 
 Each ``WriteGroup`` is all or nothing and never split. A failed compare costs only the groups it belongs to: etcd tells
-what each compared key is, so the rest is packed anew without searching. Groups that share a key keep their order and
-never travel at the same time. A lost answer is resolved by reading what the keys are; a group is sent again only when
-its own compares make a second effect impossible.
+what each compared key is, so the rest is packed anew without searching. Groups that share a key which one of them
+writes keep their order and never travel at the same time in different transactions. A lost answer is resolved by
+reading what the keys are; a group is sent again only when its own compares make a second effect impossible.
 
 It does not decide what to do about a conflict: the caller reads again and plans anew.
 """
@@ -120,15 +120,44 @@ class Packing:
         return True
 
 
-def pack(groups: Sequence[WriteGroup], fence: Compare | None, waiting: deque[int], busy: Counter[str]) -> list[int]:
-    """Takes from ``waiting`` the groups of the next transaction. ``busy`` counts the keys of transactions under way.
+class KeyUse:
+    """Keys that groups compare and write; how often, so that they can be taken out again."""
 
-    A group that cannot go now stays in its place, and so does every later group that shares a key with it. A group
+    def __init__(self) -> None:
+        self._touched: Counter[str] = Counter()
+        self._written: Counter[str] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._touched)
+
+    def add(self, group: WriteGroup) -> None:
+        self._touched.update(c.key for c in group.compares)
+        for op in group.ops:
+            self._touched[op.key] += 1
+            self._written[op.key] += 1
+
+    def remove(self, groups: Iterable[WriteGroup]) -> None:
+        for group in groups:
+            self._touched.subtract(c.key for c in group.compares)
+            for op in group.ops:
+                self._touched[op.key] -= 1
+                self._written[op.key] -= 1
+        self._touched, self._written = +self._touched, +self._written  # without the zeros
+
+    def meets(self, group: WriteGroup) -> bool:
+        """Whether the order matters between the group and these: they share a key that one of them writes."""
+        return any(op.key in self._touched for op in group.ops) or any(c.key in self._written for c in group.compares)
+
+
+def pack(groups: Sequence[WriteGroup], fence: Compare | None, waiting: deque[int], busy: KeyUse) -> list[int]:
+    """Takes from ``waiting`` the groups of the next transaction. ``busy``: the keys of transactions under way.
+
+    A group that cannot go now stays in its place, and so does every later group that it meets. A group
     that deletes a range travels alone: what it touches is not known.
     """
     packing = Packing(fence)
     passed: list[int] = []
-    blocked: set[str] = set()
+    blocked = KeyUse()
     while waiting and len(passed) < _LOOK_AHEAD:
         index = waiting[0]
         group = groups[index]
@@ -136,10 +165,9 @@ def pack(groups: Sequence[WriteGroup], fence: Compare | None, waiting: deque[int
             if not (packing.members or passed or busy):
                 packing.add(waiting.popleft(), group)
             break
-        touched = _keys(group)
-        if any(key in busy or key in blocked for key in touched) or packing.clashes(group):
+        if busy.meets(group) or blocked.meets(group) or packing.clashes(group):
             passed.append(waiting.popleft())
-            blocked.update(touched)
+            blocked.add(group)
         elif packing.add(index, group):
             waiting.popleft()
         else:
@@ -158,7 +186,7 @@ class _Run:
         self._fence = fence
         self._in_flight = in_flight
         self._waiting = deque(range(len(groups)))
-        self._busy: Counter[str] = Counter()
+        self._busy = KeyUse()
         self._lost: Counter[int] = Counter()
         self._outcomes: list[GroupOutcome | None] = [None] * len(groups)
         self._stop: GroupOutcome | None = None
@@ -186,7 +214,8 @@ class _Run:
             if not members:
                 return
             tasks.add(asyncio.create_task(self._send(members)))
-            self._busy.update(self._touched(members))
+            for index in members:
+                self._busy.add(self._groups[index])
 
     async def _send(self, members: list[int]) -> None:
         txn = _txn([self._groups[index] for index in members], self._fence)
@@ -200,8 +229,7 @@ class _Run:
         else:
             self._answered(members, txn, result)
         finally:
-            self._busy.subtract(self._touched(members))
-            self._busy += Counter()  # drops the zeros
+            self._busy.remove(self._groups[index] for index in members)
 
     def _answered(self, members: list[int], txn: Txn, result: TxnResult) -> None:
         if result.ok:
@@ -268,9 +296,6 @@ class _Run:
     def _again(self, members: Iterable[int]) -> None:
         # To the front: whatever waits and shares a key with them comes later in the order.
         self._waiting.extendleft(reversed(list(members)))
-
-    def _touched(self, members: list[int]) -> list[str]:
-        return [key for index in members for key in _keys(self._groups[index])]
 
 
 def _txn(groups: Sequence[WriteGroup], fence: Compare | None) -> Txn:
