@@ -108,7 +108,19 @@ def _as_json(text: str) -> Parsed | None:
         value = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         return None
-    return Parsed(documents=[Document(value, 1, 1)])
+    return None if _too_deep(value) else Parsed(documents=[Document(value, 1, 1)])
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from milpa_ray.api.validation import NOT_CREATABLE, validate
 
 MAX_OBJECTS = 200_000
 """Most objects in one file."""
+MAX_ERRORS = 2000
+"""Errors after which a file is not read further."""
 
 
 class ManifestErrors(LocatedErrors):
@@ -78,6 +80,9 @@ class _Loader:
     def load(self, text: str) -> list[Resource]:
         for item in self._items(text):
             self.add(item)
+            if len(self._errors) >= MAX_ERRORS:
+                self._fail(item, (), f"more than {MAX_ERRORS} errors; the rest of the file was not looked at")
+                break
         return self.result()
 
     def references(self, text: str) -> list[ObjectReference]:
@@ -151,7 +156,7 @@ class _Loader:
             return
         value = {k: v for k, v in item.value.items() if k != "status"} | {"kind": kind.name}
         resource, errors = check_object(kind.model, value)
-        for error in errors:
+        for error in errors[:MAX_ERRORS]:
             self._fail(item, error.path, error.reason, subject)
         self._unique(item, kind, name, subject)
         if resource is not None and not errors:

@@ -191,11 +191,13 @@ def _volume(volume: Volume, path: Path) -> Errors:
 
 
 def _secrets(listed: tuple[str, ...], path: Path) -> Errors:
+    seen = set[str]()
     for i, name in enumerate(listed):
         if reason := names.dns_subdomain(name):
             yield FieldError((*path, i), reason)
-        elif name in listed[:i]:
+        elif name in seen:
             yield FieldError((*path, i), f"duplicate Secret {name!r}")
+        seen.add(name)
 
 
 def _pod_security(context: PodSecurityContext, path: Path) -> Errors:

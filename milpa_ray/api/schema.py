@@ -22,6 +22,8 @@ from milpa_ray.api.quantity import NumberText
 
 Path = tuple[str | int, ...]
 M = TypeVar("M", bound=Model)
+MAX_ERRORS = 500
+"""Structural errors that are looked at in one object; with more the rest of the checks is not made."""
 
 # What users of Kubernetes write out of habit.
 _HABITS = {
@@ -155,7 +157,9 @@ def check(model: type[M], value: Any) -> tuple[M | None, list[FieldError]]:
     found, details = _validate(model, value)
     if not details:
         return found, []
-    errors = [FieldError(tuple(d["loc"]), _reason(model, d)) for d in details]
+    errors = [FieldError(tuple(d["loc"]), _reason(model, d)) for d in details[:MAX_ERRORS]]
+    if len(details) > MAX_ERRORS:
+        return None, errors
     rest = value
     for _ in range(3):
         rest = _without(model, rest, details)

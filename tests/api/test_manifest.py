@@ -380,6 +380,28 @@ def test_deployment_can_not_stand_still() -> None:
 
 # ---------------------------------------------------------------- hostile input
 
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        POD + "    env: [" + "{nam: a, value: 1}," * 50_000 + "]\n",
+        POD + "    env: [" + "{name: a b}," * 50_000 + "]\n",
+        POD + "  imagePullSecrets: [" + "a," * 200_000 + "]\n",
+        POD + "".join(f"  x{i}: 1\n" for i in range(50_000)),
+        "---\n".join(f"kind: Pood{i}\n" for i in range(20_000)),
+        '{"kind": "Pod", "spec": ' + '{"a": [' * 400 + "]}" * 400 + "}",
+        '{"\\ud83d\\ude00": ' + "[" * 800 + "]" * 800 + "}",
+    ],
+    ids=["structure", "meaning", "duplicates", "fields", "documents", "nested", "nested JSON"],
+)
+def test_hostile_files_end_soon_and_with_few_errors(text: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ManifestErrors) as caught:
+        load_manifests(text)
+    assert len(caught.value.errors) <= 2500
+    assert time.process_time() - began < 10
+
+
 scalars = st.one_of(
     st.none(),
     st.booleans(),
