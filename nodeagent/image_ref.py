@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 DEFAULT_REGISTRY = "docker.io"
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_REGISTRY = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -34,6 +35,8 @@ class ImageRef:
             registry = "docker.io" if head in ("index.docker.io", "registry-1.docker.io") else head
         else:
             registry, rest = DEFAULT_REGISTRY, name
+        if not _REGISTRY.fullmatch(registry):
+            raise ValueError(f"image {text!r}: {registry!r} is no registry (host or host:port)")
         path, colon, tag = rest.partition(":")
         if colon and not _TAG.fullmatch(tag):
             raise ValueError(f"image {text!r}: {tag!r} is no tag")
