@@ -1,6 +1,5 @@
 """``describe``: all that helps a person understand an object, and what happened to it lately."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from cli.commands.get import Selector, Targets, fetch, now, ordered
 from cli.connection import Connection
 from cli.kinds import parse_targets
+from cli.output.documents import write
 from cli.output.objects import Document, parse
 from cli.reporting import FAILED, UsageError, error, note
 
@@ -41,7 +41,7 @@ def describe(
         happened = parse(client.list_raw("Event")) if events and found else []
     moment = now()
     texts = [description(obj, _events_of(obj, happened) if events else None, moment) for obj in found]
-    sys.stdout.write("\n\n".join(texts))
+    write("\n\n".join(texts))
     if not found and not missing:
         note("No resources found.")
     for name in missing:

@@ -1,6 +1,5 @@
 """``get``: lists objects as tables or documents, once or for as long as they change."""
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ import typer
 from cli.complete import complete_target
 from cli.connection import Connection
 from cli.kinds import KindName, Target, parse_targets
+from cli.output.documents import write
 from cli.output.objects import Document, lookup, parse
 from cli.reporting import FAILED, UsageError, error, note
 
@@ -159,7 +159,7 @@ def _show_tables(found: Iterable[list[Document]], view: View) -> None:
             lines = rows(objects, moment, wide=view.wide, prefix=view.prefix)
             titles = [header(objects[0]["kind"], wide=view.wide)] if view.headers else []
             blocks.append(table(titles + lines))
-    sys.stdout.write("\n".join(blocks))
+    write("\n".join(blocks))
 
 
 def _show_documents(objects: list[Document], output: Output, *, single: bool) -> None:

@@ -100,8 +100,10 @@ def parse_condition(text: str, wanted: Sequence[Target]) -> Condition:
         return Condition(field, value)
     for target in wanted:
         known = _phases(target.kind.name)
-        if known and value.lower() not in (name.lower() for name in known):
+        spelled = {name.lower(): name for name in known}
+        if known and value.lower() not in spelled:
             raise UsageError(f'{target.kind.plural} have no phase "{value}"; they have {", ".join(known)}')
+        value = spelled.get(value.lower(), value)
     return Condition(PHASE_FIELD, value)
 
 

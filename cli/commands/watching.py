@@ -1,14 +1,13 @@
 """``get --watch``: prints what is there, then every change as it comes, until interrupted."""
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
-from cli.commands.get import now, ordered
+from cli.commands.get import fetch, now, ordered
 from cli.kinds import Target
 from cli.output import documents
 from cli.output.objects import Document, complete
-from cli.reporting import UsageError
+from cli.reporting import CommandFailed, UsageError
 
 if TYPE_CHECKING:
     from cli.commands.get import View
@@ -30,7 +29,10 @@ def follow(client: "Client", wanted: list[Target], view: "View") -> None:
     names = frozenset(target.names)
     if name:
         # A name that does not exist is an error here as everywhere, not an endless wait.
-        list(client.list_raw(target.kind.name, name=name))
+        missing: list[str] = []
+        fetch(client, target, "", missing.append)
+        if missing:
+            raise CommandFailed(*missing)
     printer = _Table(target, view) if view.is_table else _Documents(view)
     present: list[Document] = []
     synced = False
@@ -89,8 +91,7 @@ class _Table:
             lines.insert(0, self._titles)
             self._pending_header = False
         self._widths = [max(pair) for pair in zip(self._widths, widths(lines), strict=True)]
-        sys.stdout.write(columns(lines, self._widths))
-        sys.stdout.flush()
+        documents.write(columns(lines, self._widths))
 
     def _mark(self, row: list[str]) -> None:
         """Says that the object is gone: in place of its phase, or of its age where it has none."""

@@ -291,7 +291,7 @@ def _deployment(obj: Document, _now: datetime) -> list[Line]:
 
 def _secret(obj: Document, _now: datetime) -> list[Line]:
     data = obj.get("data", {})
-    sizes = [(1, one_line(key), f"{secret_size(value)} bytes") for key, value in sorted(data.items())]
+    sizes = [(1, one_line(key), secret_size(value)) for key, value in sorted(data.items())]
     return [(0, "Data", "" if sizes else "<none>"), *sizes]
 
 

@@ -3,9 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from cli.output.objects import Document, complete
+
+PIECE = 32_768
+"""Characters written at once."""
 
 
 def qualified(obj: Document) -> str:
@@ -40,8 +42,11 @@ def as_yaml(document: object) -> str:
     return text
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
-    """To stdout, at once."""
-    stream = stream or sys.stdout
-    stream.write(text)
-    stream.flush()
+def write(text: str) -> None:
+    """To stdout, at once.
+
+    In pieces: a single big write to a pipe whose reader goes away meanwhile may end short and say nothing of it.
+    """
+    for at in range(0, len(text), PIECE):
+        sys.stdout.write(text[at : at + PIECE])
+    sys.stdout.flush()

@@ -7,6 +7,7 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -85,17 +86,22 @@ def _over(defaults: Document, given: Document) -> Document:
     return merged
 
 
-def secret_size(value: str) -> int:
-    """Bytes that a secret's base64 text stands for."""
+def secret_size(value: str) -> str:
+    """What is told of a secret's value: its length, such as ``12 bytes``. The server sends that already, in base64."""
     try:
-        return len(base64.b64decode(value, validate=True))
+        plain = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
-        return len(value)
+        plain = value.encode()
+    return plain.decode() if _SIZE.fullmatch(plain) else f"{len(plain)} bytes"
 
 
 def masked(obj: Document) -> Document:
-    """As it is, but a secret's values replaced by their length, base64-encoded as the manual says ("8 bytes")."""
+    """As it is, but a secret's values replaced by their length, base64-encoded as the manual says. The server does so
+    too; should one ever not, its secrets are still not printed here."""
     if obj.get("kind") != "Secret" or not obj.get("data"):
         return obj
-    sizes = {key: f"{secret_size(value)} bytes" for key, value in obj["data"].items()}
+    sizes = {key: secret_size(value) for key, value in obj["data"].items()}
     return {**obj, "data": {key: base64.b64encode(text.encode()).decode() for key, text in sizes.items()}}
+
+
+_SIZE = re.compile(rb"\d+ bytes")

@@ -158,7 +158,7 @@ def _endpoints(obj: Document, _now: datetime) -> str:
 
 
 def _secret_keys(obj: Document, _now: datetime) -> str:
-    return one_line(",".join(f"{key} ({secret_size(v)} bytes)" for key, v in obj.get("data", {}).items())) or NONE
+    return one_line(",".join(f"{key} ({secret_size(v)})" for key, v in obj.get("data", {}).items())) or NONE
 
 
 def _secret_count(obj: Document, _now: datetime) -> str:

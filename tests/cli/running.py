@@ -1,10 +1,13 @@
-"""Runs the real ``milpactl``: as a process of its own, or in this one where the speed matters more."""
+"""Runs the real ``milpactl``: as a process of its own, or in this one where that shows as much and saves its start."""
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from unittest.mock import patch
 
 COMMAND = (sys.executable, "-m", "cli.milpactl")
 HIDDEN = ("MILPA_ENDPOINTS", "MILPA_CERT_DIR", "MILPA_HOME", "MILPA_DEBUG")
@@ -50,3 +53,33 @@ def start(args: Sequence[str], env: dict[str, str] | None = None) -> "subprocess
         text=True,
         env=environment(env),
     )
+
+
+def milpactl_here(*args: str, stdin: str = "") -> Ran:
+    """Runs its ``main`` in this process, from the command line to the exit code."""
+    from cli.milpactl import main
+
+    out, err, end = _stream(), _stream(), SystemExit(0)
+    with (
+        patch.object(sys, "argv", ["milpactl", *args]),
+        patch.object(sys, "stdin", _stream(stdin)),
+        patch.dict(os.environ, environment(), clear=True),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as raised:
+            end = raised
+    return Ran(int(end.code or 0), _written(out), _written(err))
+
+
+def _stream(content: str = "") -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content.encode()), encoding="utf-8")
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    found = stream.buffer
+    assert isinstance(found, io.BytesIO)
+    return found.getvalue().decode()

@@ -56,6 +56,7 @@ def test_secrets_show_their_length_in_base64_and_never_their_value() -> None:
     shown = masked(secret)["data"]["password"]
     assert base64.b64decode(shown) == b"12 bytes"
     assert value not in json.dumps(complete(secret))
+    assert masked(masked(secret)) == masked(secret)
 
 
 def test_lookup() -> None:
