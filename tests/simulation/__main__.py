@@ -21,11 +21,27 @@ def main() -> int:
     parser.add_argument("--range", type=int, nargs=2, metavar=("A", "B"), help="run the seeds A to B - 1")
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
     parser.add_argument("-x", "--stop-at-first", action="store_true", help="stop at the first failure")
+    parser.add_argument("--mutant", metavar="NAME", help="plant this bug first; 'list' names them all")
     options = parser.parse_args()
+    if options.mutant == "list":
+        return list_mutants()
     if (options.seed is None) == (options.range is None):
         parser.error("give a seed, or --range A B")
     seeds = range(*options.range) if options.range else (options.seed,)
+    if options.mutant:
+        from tests.simulation.mutants import planted
+
+        with planted(options.mutant):
+            return 1 if run(seeds, options) else 0
     return 1 if run(seeds, options) else 0
+
+
+def list_mutants() -> int:
+    from tests.simulation.mutants import MUTANTS
+
+    for name, make in MUTANTS.items():
+        print(f"{name}: {make.__doc__}")
+    return 0
 
 
 def run(seeds: "range | tuple[int, ...]", options: argparse.Namespace) -> int:

@@ -82,7 +82,8 @@ class SimCloud:
         self.down = False
         self.on_start: Callable[[SimInstance], None] = lambda instance: None
         self.on_end: Callable[[SimInstance], None] = lambda instance: None
-        self.on_changed_call: Callable[[LaunchCall, LaunchCall], None] = lambda before, after: None
+        self.on_launch: Callable[[LaunchCall, LaunchCall | None], None] = lambda call, before: None
+        self.on_terminate: Callable[[SimInstance], None] = lambda instance: None
         self.trace: Callable[..., None] = lambda *words: None
         self._launches: dict[str, tuple[LaunchCall, list[SimInstance]]] = {}
         self._free_ips: list[str] = []
@@ -95,9 +96,8 @@ class SimCloud:
 
     async def launch(self, call: LaunchCall) -> Sequence[Instance]:
         known = self._launches.get(call.token)
+        self.on_launch(call, known[0] if known is not None else None)
         if known is not None:
-            if known[0] != call:
-                self.on_changed_call(known[0], call)
             return [self.describe(instance, instance.state) for instance in known[1]]
         if self.rng.random() < self.faults.no_capacity:
             self.trace("cloud", "no capacity", call.token)
@@ -128,6 +128,7 @@ class SimCloud:
             instance = self.instances.get(wanted)
             if instance is None or self._forgotten(instance):
                 continue
+            self.on_terminate(instance)
             if instance.state not in ENDING:
                 self.set_state(instance, InstanceState.SHUTTING_DOWN)
                 delay = self.rng.uniform(*self.faults.terminate_s)

@@ -5,16 +5,17 @@ carried out, the machines each change of what runs. The first breach ends the ru
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.api.phases import NODE_TRANSITIONS, POD_TERMINAL, POD_TRANSITIONS
 from milpa_ray.api.pod import Pod, PodPhase
 from milpa_ray.keys import Keys
-from milpa_ray.ports import Token
+from milpa_ray.planner.nodes import UNREACHABLE
+from milpa_ray.ports import LaunchCall, Token
 from milpa_ray.store.port import Entry, Put, Txn, TxnResult
-from tests.simulation.cloud import SimCloud
+from tests.simulation.cloud import SimCloud, SimInstance
 from tests.simulation.machines import NO_TOKEN, Machine
 from tests.simulation.process import SimProcess
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
 CONTROLLERS = frozenset({"shard", "coordinator"})
+PATIENCE_S = 45.0
+"""Longer than the simulation's limits let an agent be silent before its node is given up."""
 UNFENCED = ("member", "leader", "event", "logfile", "uuid", "pki")
 """Records that are written without the fence: leased ones, and what is created once and never changed."""
 
@@ -60,6 +63,14 @@ class Invariants:
         self.runs: dict[str, set[str]] = {}
         self.interrupted: set[str] = set()
         self.bearers: dict[str, str] = {}
+        self.batches: set[str] = set()
+        self.doomed: set[str] = set()
+        self.trouble: dict[str, float] = {}
+        """When an instance was last cut off, down or back again."""
+        self.cut: Collection[tuple[str, str]] = ()
+        """Which process does not reach which instance now."""
+        self.records: Callable[[], Collection[str]] = tuple
+        """The keys of the store at this moment."""
         self.checks = 0
 
     # ---------------------------------------------------------- commits
@@ -78,12 +89,19 @@ class Invariants:
             self._fenced(process, txn)
         for key, (old, new) in changed.items():
             parsed = self.keys.parse(key)
-            if parsed is None or parsed.slot < 0 or (old is None and new is None):
+            if parsed is None or (old is None and new is None):
                 continue
             if parsed.kind == "pod":
                 self._pod(process, key, new)
             elif parsed.kind == "node":
                 self._node(key, new)
+        # Records are judged against the nodes as the whole transaction leaves them.
+        for key, (old, new) in changed.items():
+            parsed = self.keys.parse(key)
+            if parsed is not None and parsed.kind == "batch" and (old or new):
+                self._batch(parsed.name, new)
+            elif parsed is not None and parsed.kind == "condemned" and new is not None:
+                self._condemned(parsed.name)
         self._claims()
 
     def _fenced(self, process: SimProcess, txn: Txn) -> None:
@@ -192,6 +210,22 @@ class Invariants:
             self.fail(f"node {new.name} is handed from pod {old.status.pod_uid} to {new.status.pod_uid}")
         if new.uid != old.uid:
             self.fail(f"node {new.name}: its uid changed")
+        if new.status.reason == UNREACHABLE != old.status.reason:
+            self._given_up(new)
+
+    def _given_up(self, node: Node) -> None:
+        """A node is called unreachable only if something was wrong with it or with the way to it."""
+        instance = self.cloud.instances.get(node.status.instance_id)
+        machine = self.machines.get(node.status.instance_id)
+        if instance is None or machine is None or not machine.agent_up:
+            return
+        if any(instance.id == cut_off for _, cut_off in self.cut):
+            return
+        quiet_s = self.cloud.loop.time() - self.trouble.get(instance.id, instance.launched_at)
+        if quiet_s > PATIENCE_S:
+            self.fail(
+                f"node {node.name} is called unreachable, but nothing was wrong with {instance.id}: {quiet_s:.0f} s"
+            )
 
     def _instance_ended(self, node: Node, what: str) -> None:
         instance = self.cloud.instances.get(node.status.instance_id)
@@ -206,6 +240,41 @@ class Invariants:
                 other = holders.setdefault(node.status.pod_uid, node.name)
                 if other != node.name:
                     self.fail(f"pod {node.status.pod_uid} claims two nodes: {other} and {node.name}")
+
+    # ---------------------------------------------------------- the cloud
+
+    def _batch(self, token: str, entry: Entry | None) -> None:
+        """A batch record goes only when every instance that it brought has found its node."""
+        if entry is not None:
+            self.batches.add(token)
+            return
+        for instance in self.cloud.instances.values():
+            if instance.call.token == token and instance.live and instance.id not in self.bearers:
+                self.fail(f"batch {token} is closed, but its instance {instance.id} belongs to no node")
+
+    def on_launch(self, call: LaunchCall, before: LaunchCall | None) -> None:
+        """A launch has reached the cloud; ``before`` is what was sent under the same token."""
+        if call.token not in self.batches:
+            self.fail(f"launch {call.token} was made before it was recorded")
+        if before is not None and before != call:
+            self.fail(f"launch {call.token} was sent again, but changed: {before} then {call}")
+
+    def _condemned(self, instance_id: str) -> None:
+        self.doomed.add(instance_id)
+        instance = self.cloud.instances.get(instance_id)
+        token = instance.call.token if instance is not None else ""
+        if any(node.status.instance_id == instance_id for node in self.nodes.values()):
+            self.fail(f"instance {instance_id} is condemned, but it has a node")
+        if any(key == self.keys.prefix("batch") + token for key in self.records()):
+            self.fail(f"instance {instance_id} is condemned, but its launch {token} is still open")
+
+    def on_terminate(self, instance: SimInstance) -> None:
+        """A termination has reached the cloud: a record must have asked for it."""
+        node = next((n for n in self.nodes.values() if n.status.instance_id == instance.id), None)
+        if node is not None and node.status.phase not in (NodePhase.TERMINATING, NodePhase.TERMINATED):
+            self.fail(f"instance {instance.id} was terminated though its node {node.name} is {node.status.phase}")
+        if node is None and instance.id not in self.doomed and instance.id not in self.bearers:
+            self.fail(f"instance {instance.id} was terminated though no record asked for it")
 
     # ---------------------------------------------------------- agents and machines
 

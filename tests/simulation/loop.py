@@ -1,9 +1,9 @@
 """An event loop with virtual time: nothing is waited for, the time jumps to the next timer.
 
 It does no I/O and knows no threads. Every callback belongs to the simulated process whose context scheduled it; the
-callbacks of a dead or paused process are held back, so that a kill is a SIGKILL (no
-``finally`` runs) and a pause is a SIGSTOP. Callbacks of one process keep asyncio's order; which process goes first is
-drawn from the seed. Tasks and futures hash by a counter, so that sets of them iterate the same in every run.
+callbacks of a dead or paused process are held back, so that a kill is a SIGKILL (no ``finally`` runs) and a pause is a
+SIGSTOP. Callbacks of one process keep asyncio's order; which process goes first is drawn from the seed. Tasks and
+futures hash by a counter, so that sets of them iterate the same in every run.
 """
 
 import asyncio
@@ -156,11 +156,10 @@ class SimLoop(asyncio.BaseEventLoop):
         if handle.cancelled():
             return
         owner = handle._context.get(CURRENT)
-        if owner is not None and not self.tearing_down:
-            if not owner.alive or owner.paused:
-                self._withheld.add(owner)
-                owner.held.append(handle)
-                return
+        if owner is not None and not self.tearing_down and (owner.paused or not owner.alive):
+            self._withheld.add(owner)
+            owner.held.append(handle)
+            return
         handle._run()
         if self.tearing_down:
             return
@@ -183,6 +182,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda loop, context: None)
         for owner in self._withheld:
             self.release(owner.held)
+        self.call_soon(self.stop)  # with a stop that may be left over from the run
+        self.run_forever()
         for _ in range(5):
             left = sorted(self.tasks, key=hash)
             if not left:

@@ -56,6 +56,7 @@ class Machine:
         self.units: dict[str, UnitStatus] = {}
         self.served: set[str] = set()
         self.on_units: Callable[[Machine], None] = lambda machine: None
+        self.on_trouble: Callable[[str], None] = lambda instance_id: None
         self.trace: Callable[..., None] = lambda *words: None
         self._stopping: asyncio.Event | None = None
         self._life = 0
@@ -83,6 +84,7 @@ class Machine:
             return
         self.trace(self.instance.id, "agent crashes")
         self.agent_up = False
+        self.on_trouble(self.instance.id)
         self.sequence = 0
         self._wake()
         self.loop.call_later(down_s, self._agent_back, context=Context())
@@ -90,6 +92,7 @@ class Machine:
     def _agent_back(self) -> None:
         if self.powered:
             self.agent_up = True
+            self.on_trouble(self.instance.id)
             self.sessions += 1
             self.trace(self.instance.id, "agent is back")
 

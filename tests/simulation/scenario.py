@@ -153,7 +153,13 @@ class Nemesis:
         way, seconds = (self._some().name, self._rng.choice(live)), self._rng.choice((3.0, 15.0, 60.0))
         self._world.trace("no way from", *way, f"for {seconds:.1f} s")
         self._world.network.cut.add(way)
-        self._later(seconds, lambda: self._world.network.cut.discard(way))
+        self._world.troubled(way[1])
+
+        def mend() -> None:
+            self._world.network.cut.discard(way)
+            self._world.troubled(way[1])
+
+        self._later(seconds, mend)
 
     def _crash_agent(self) -> None:
         up = [m for m in self._world.machines.values() if m.agent_up]

@@ -7,7 +7,7 @@ import pytest
 
 from milpa_ray.api.node import NodePhase
 from milpa_ray.api.pod import PodPhase
-from milpa_ray.ports import Token
+from milpa_ray.ports import LaunchCall, Token
 from milpa_ray.store.port import Compare, Delete, Put, Txn
 from tests.simulation.toys import Hand, a_node, a_pod, elected
 from tests.simulation.world import Faults, Ports, Violation, World
@@ -196,6 +196,39 @@ def test_launch_sent_again_with_changes_is_caught():
         await hand.launch("t", 2)
 
     breaks(steps, "sent again, but changed")
+
+
+def test_launch_without_a_record_is_caught():
+    async def steps(hand: Hand) -> None:
+        await hand.ports.compute.launch(LaunchCall("t", 1, "t3.nano", "zone-a"))
+
+    breaks(steps, "before it was recorded")
+
+
+def test_batch_closed_while_an_instance_has_no_node_is_caught():
+    async def steps(hand: Hand) -> None:
+        await hand.launch("t")
+        await hand.write(Delete(hand.keys.prefix("batch") + "t"))
+
+    breaks(steps, "belongs to no node")
+
+
+def test_condemning_a_nodes_instance_is_caught():
+    async def steps(hand: Hand) -> None:
+        (instance,) = await hand.launch("t")
+        await hand.write(hand.put(a_node("n1", NodePhase.AVAILABLE, instance=instance)))
+        await hand.write(Put(hand.keys.prefix("condemned") + instance, b"{}"))
+
+    breaks(steps, "is condemned, but it has a node")
+
+
+def test_terminating_a_node_in_use_is_caught():
+    async def steps(hand: Hand) -> None:
+        (instance,) = await hand.launch("t")
+        await hand.write(hand.put(a_node("n1", NodePhase.CLAIMED, instance=instance)))
+        await hand.ports.compute.terminate([instance])
+
+    breaks(steps, "though its node n1 is Claimed")
 
 
 def test_failing_program_is_caught():

@@ -33,6 +33,8 @@ def quiet() -> Faults:
 def live(steps: Callable[[Ports], Awaitable[None]], faults: Faults | None = None, seed: int = 1) -> World:
     """Runs ``steps`` as a process without duties; what it raises is raised here."""
     world = World(seed, faults or quiet())
+    world.invariants.batches |= {CALL.token, "one"}
+    world.invariants.bearers |= dict.fromkeys(("i-0001", "i-0002", "i-0003"), "a node")
     outcome: list[BaseException | None] = []
 
     async def program(ports: Ports) -> None:

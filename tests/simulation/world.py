@@ -111,12 +111,13 @@ class World:
 
     def _wire(self) -> None:
         self.server.observe = self._observe_commit
+        self.invariants.cut = self.network.cut
+        self.invariants.records = self.server.entries.keys
         self.cloud.on_start = self._machine_starts
         self.cloud.on_end = self._machine_ends
         self.cloud.trace = self.network.trace = self.trace
-        self.cloud.on_changed_call = lambda before, after: self.fail(
-            f"launch {before.token} was sent again, but changed: {before} then {after}"
-        )
+        self.cloud.on_launch = self.invariants.on_launch
+        self.cloud.on_terminate = self.invariants.on_terminate
         self.network.observe = self.invariants.on_call
 
     # ---------------------------------------------------------- trace and failure
@@ -158,9 +159,14 @@ class World:
             batch = instance.call.token
         machine = Machine(self.loop, self.rng(f"machine/{instance.id}"), instance, batch)
         machine.on_units, machine.trace = self.invariants.on_units, self.trace
+        machine.on_trouble = self.troubled
         self.machines[instance.id] = machine
         self.network.by_ip[instance.ip] = machine
         self.trace(instance.id, "agent answers at", instance.ip)
+
+    def troubled(self, instance_id: str) -> None:
+        """Something is wrong, or right again, with the instance or the way to it."""
+        self.invariants.trouble[instance_id] = self.loop.time()
 
     def _machine_ends(self, instance: SimInstance) -> None:
         self.invariants.on_power_off(instance.id)
