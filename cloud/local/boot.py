@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cloud.local import machine
+from cloud.local.leftovers import control_group
 from cloud.local.network import Card, Network, NetworkError
 from cloud.local.records import InstanceRecord, Records
 
@@ -70,6 +71,7 @@ class Booter:
             command += ["--listen", _ANY_ADDRESS, "--port", str(self._agent.port)]
             command += ["--image-cache", str(self._records.root / "images")]
             command += ["--localhost-registry", self._network.gateway]
+            command += ["--cgroup-parent", control_group(self._network.bridge, record.id)]
         return machine.BootSpec(
             instance_id=record.id,
             directory=directory,

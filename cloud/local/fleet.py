@@ -25,7 +25,7 @@ from cloud.local import machine
 from cloud.local.admission import Admission, Offers, fingerprint
 from cloud.local.boot import BOOTS_AT_A_TIME, AgentSettings, Booter
 from cloud.local.faults import FaultBook, FaultKind
-from cloud.local.leftovers import remove_leftovers
+from cloud.local.leftovers import control_group, remove_control_groups
 from cloud.local.network import Network, NetworkError
 from cloud.local.records import InstanceRecord, LaunchRecord, Records
 from milpa_ray.clock import Clock
@@ -185,8 +185,9 @@ class Fleet:
     def _clear(self, record: InstanceRecord) -> None:
         if not machine.kill_and_wait(record.pid, record.start_time, KILL_TIMEOUT_S):
             log.error("%s: PID %d has not died within %g s of SIGKILL", record.id, record.pid, KILL_TIMEOUT_S)
-        directory = self._records.instance_dir(record.id)
-        remove_leftovers(directory / "state", record.id)
+        left = remove_control_groups(control_group(self._network.bridge, record.id))
+        if left:
+            log.error("%s: still in use: %s", record.id, ", ".join(left))
         self._records.strip_instance(record.id)
 
     # ------------------------------------------------------------ life

@@ -1,48 +1,60 @@
-"""What an instance's sudden death leaves on the host, and its removal.
+"""Control groups of instances: the one thing that outlives an instance's namespaces, and its removal.
 
-Mounts, processes and the network card die with the instance's namespaces. Control groups and the OCI runtime's
-state are not namespaced: the node agent knows how to name its own, so its clean-up command is asked.
+The agent makes everything that is not namespaced below its state directory, which goes with the instance's, or below
+the control group that it is told, ``/milpa-<bridge>/<instance id>``. Both v1 (one tree per controller) and v2.
 """
 
-import importlib.util
-import logging
-import subprocess
-import sys
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-log = logging.getLogger(__name__)
-
-CLEANUP_TIMEOUT_S = 60.0
-_CGROUPS = Path("/sys/fs/cgroup")
-
-
-def remove_leftovers(state_dir: Path, instance_id: str) -> None:
-    """Removes what the agent of a dead instance left outside its namespaces. Errors are logged: they harm nobody."""
-    if not _has_state(state_dir) or importlib.util.find_spec("nodeagent.cleanup") is None:
-        return
-    command = [sys.executable, "-m", "nodeagent.cleanup", "--state-dir", str(state_dir)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=CLEANUP_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        log.error("%s: clean-up did not end within %g s", instance_id, CLEANUP_TIMEOUT_S)
-        return
-    if done.returncode:
-        log.error("%s: clean-up failed: %s", instance_id, done.stderr.strip()[-500:])
+REMOVE_TIMEOUT_S = 5.0
+_ROOT = Path("/sys/fs/cgroup")
+_POLL_S = 0.02
 
 
-def _has_state(state_dir: Path) -> bool:
-    try:
-        return any(state_dir.iterdir())
-    except FileNotFoundError:
-        return False
+def control_group(bridge: str, instance_id: str = "") -> str:
+    """Path, within a hierarchy, of an instance's control group, or of the one that holds all of a cloud's."""
+    return f"/milpa-{bridge}/{instance_id}".rstrip("/")
 
 
-def control_groups(directory: Path) -> list[str]:
-    """Control groups of this cloud's instances that are still there: their path holds an instance's id."""
-    try:
-        ids = {entry.name for entry in (directory / "instances").iterdir()}
-    except FileNotFoundError:
-        return []
-    return [str(group) for group in _CGROUPS.glob("**/") if ids and not ids.isdisjoint(group.parts)]
+def control_groups(group: str) -> list[str]:
+    """Directories of that control group that are there, one per hierarchy at most."""
+    return [str(directory) for directory in _directories(group)]
+
+
+def remove_control_groups(group: str) -> list[str]:
+    """Kills what is in the group and all below it, and removes them; returns what could not be removed."""
+    deadline = time.monotonic() + REMOVE_TIMEOUT_S
+    return [str(directory) for directory in _directories(group) if not _remove(directory, deadline)]
+
+
+def _remove(directory: Path, deadline: float) -> bool:
+    while True:
+        for folder, _, _ in os.walk(directory, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        if not directory.exists():
+            return True
+        _kill_members(directory)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)  # a killed process is a member until it is reaped
+
+
+def _kill_members(directory: Path) -> None:
+    for folder, _, _ in os.walk(directory):
+        with contextlib.suppress(OSError):
+            for pid in Path(folder, "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def _directories(group: str) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        for hierarchy in (_ROOT, *_ROOT.iterdir()):
+            directory = hierarchy / group.lstrip("/")
+            if not hierarchy.is_symlink() and directory.is_dir():
+                yield directory

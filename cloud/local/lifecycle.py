@@ -99,20 +99,10 @@ class LocalCloud:
     def stop(self) -> None:
         """Ends the daemon; the instances go on. Nothing happens when none runs."""
         found = self._pid()
-        if found is None:
-            return
-        pidfd = machine.open_pidfd(*found)
-        if pidfd is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        os.close(pidfd)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while machine.start_time_of(found[0]) == found[1]:
-            if time.monotonic() > deadline:
+        if found is not None:
+            machine.kill(*found, number=signal.SIGTERM)
+            if not machine.wait_for_end(*found, timeout_s=STOP_TIMEOUT_S):
                 machine.kill_and_wait(*found, timeout_s=STOP_TIMEOUT_S)
-                return
-            time.sleep(_POLL_S)
 
     def down(self, remove_data: bool = False) -> None:
         """Terminates all instances and removes everything of this cloud from the machine; works without the daemon.
@@ -197,7 +187,7 @@ class LocalCloud:
             pid, start_time = map(int, (self.directory / _LOCK_FILE).read_text().split())
         except (OSError, ValueError):
             return None
-        return (pid, start_time) if machine.start_time_of(pid) == start_time else None
+        return (pid, start_time) if machine.alive(pid, start_time) else None
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

@@ -123,36 +123,44 @@ def open_pidfd(pid: int, start_time: int) -> int | None:
     return descriptor
 
 
-def kill(pid: int, start_time: int) -> None:
-    """Kills exactly that process, and with it all of its PID namespace. Nothing happens when it is gone."""
+def kill(pid: int, start_time: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Signals exactly that process; killing an init takes its PID namespace along. Nothing happens when it is gone."""
     descriptor = open_pidfd(pid, start_time)
     if descriptor is not None:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            signal.pidfd_send_signal(descriptor, number)
         os.close(descriptor)
 
 
 def kill_and_wait(pid: int, start_time: int, timeout_s: float) -> bool:
     """Kills as ``kill`` does and waits for the end; False when it has not come in time."""
+    kill(pid, start_time)
+    return wait_for_end(pid, start_time, timeout_s)
+
+
+def alive(pid: int, start_time: int) -> bool:
+    """Whether exactly that process lives. A process of several threads whose first one has ended lives on: it still
+    holds its locks and sockets."""
+    return not wait_for_end(pid, start_time, 0.0)
+
+
+def wait_for_end(pid: int, start_time: int, timeout_s: float) -> bool:
+    """Waits for the end of exactly that process; False when it has not come in time."""
     descriptor = open_pidfd(pid, start_time)
     if descriptor is None:
         return True
     try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         return bool(select.select([descriptor], [], [], timeout_s)[0])
     finally:
         os.close(descriptor)
 
 
 def start_time_of(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 when it is gone or a zombie."""
+    """Start time of a process in clock ticks since boot; 0 when it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return _parse_stat(Path(f"/proc/{pid}/stat").read_text())[1]
     except OSError:
         return 0
-    state = stat.rpartition(")")[2].split(maxsplit=1)[0]
-    return 0 if state in "ZX" else _parse_stat(stat)[1]
 
 
 def default_agent_command(python: str = sys.executable) -> tuple[str, ...]:

@@ -8,17 +8,15 @@ import os
 import shutil
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cloud.local import machine
-from cloud.local.leftovers import control_groups, remove_leftovers
+from cloud.local.leftovers import control_group, control_groups, remove_control_groups
 from cloud.local.network import Network, NetworkError
 from cloud.local.records import Records
 from milpa_ray.ports import InstanceState
 
 KILL_TIMEOUT_S = 10.0
-_WORKERS = 4
 
 
 def remove_all(directory: Path, network: Network) -> None:
@@ -35,9 +33,7 @@ def remove_all(directory: Path, network: Network) -> None:
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True, timeout=KILL_TIMEOUT_S)
 
     ended = [record for record in instances.values() if record.state is not InstanceState.TERMINATED]
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        for record in ended:
-            pool.submit(remove_leftovers, records.instance_dir(record.id) / "state", record.id)
+    remove_control_groups(control_group(network.bridge))
     for record in ended:
         record.move_to(InstanceState.TERMINATED, time.time(), "Client.UserInitiatedShutdown")
         records.strip_instance(record.id)
@@ -49,7 +45,7 @@ def leftovers(directory: Path, network: Network) -> list[str]:
     """What is still there, for people."""
     found = [f"process {pid}" for pid in instance_processes(directory)]
     found += [f"mount {point}" for point in mounts_below(directory)]
-    found += [f"control group {group}" for group in control_groups(directory)]
+    found += [f"control group {group}" for group in control_groups(control_group(network.bridge))]
     try:
         found += network.leftovers()
     except NetworkError as error:

@@ -80,14 +80,19 @@ async def client(cloud: LocalCloud, cluster: str = CLUSTER) -> AsyncIterator[Loc
 def assert_no_trace(cloud: LocalCloud) -> None:
     """No process, mount, network card, bridge, rule or control group of the cloud is on the machine. Looks for itself,
     not through the cloud's own code."""
-    directory = os.fsencode(cloud.directory)
     bridge = cloud.options.bridge
+    assert_no_process(str(cloud.directory))
+    assert str(cloud.directory) not in Path("/proc/self/mountinfo").read_text()
+    assert not Path(f"/sys/class/net/{bridge}").exists()
+    assert not [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if bridge in folder]
+    assert bridge not in os.popen("nft list tables").read()
+    assert str(cloud.options.subnet) not in os.popen("ip route").read()
+
+
+def assert_no_process(name: str) -> None:
+    """No process has that text in its command line or environment."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                assert directory not in (entry / "environ").read_bytes(), f"process {entry.name} is left"
-                assert directory not in (entry / "cmdline").read_bytes(), f"process {entry.name} is left"
-    assert str(cloud.directory) not in Path("/proc/self/mountinfo").read_text()
-    assert not Path(f"/sys/class/net/{bridge}").exists()
-    assert bridge not in os.popen("nft list tables").read()
-    assert str(cloud.options.subnet) not in os.popen("ip route").read()
+                texts = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                assert os.fsencode(name) not in texts, f"process {entry.name} is left"
