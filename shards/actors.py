@@ -27,12 +27,15 @@ log = logging.getLogger("milpa.actors")
 @dataclass(frozen=True, slots=True)
 class ActorConfig:
     """What an actor is told: plain data. ``name`` is unique in the cluster and lasting; ``home`` and ``config_file``
-    are paths on the actor's host."""
+    are paths on the actor's host. ``endpoints`` are etcd's. ``tls``: clients need certificates. ``host`` is the Ray
+    address of the host that an API server is pinned to."""
 
     name: str
     home: str
     config_file: str
+    endpoints: tuple[str, ...] = ()
     tls: bool = True
+    host: str = ""
 
     @property
     def log_file(self) -> Path:

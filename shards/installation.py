@@ -1,0 +1,269 @@
+"""All that runs for one Milpa home on this machine: brought up, watched, stopped and taken down.
+
+Knows the order and what depends on what; each part starts and ends itself. Everything is found anew from the home's
+files, so each function works after a crash of anything, and running it twice does no harm.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from milpa_ray.errors import MilpaError
+from milpa_ray.paths import Home
+from milpa_ray.settings import Settings, load_settings
+from milpa_ray.store.embedded import EmbeddedEtcd
+from shards.actors import ActorConfig, ApiActor, CoordinatorActor, ShardActor
+from shards.launch import ActorSpec, hosts, start_actors, statuses, stop_actors
+from shards.layout import UpOptions, load_options, locked, make_home, save_options
+from shards.local_cloud import local_cloud
+from shards.ray_cluster import RayCluster
+
+READY_TIMEOUT_S = 60.0
+WATCH_INTERVAL_S = 2.0
+RETRY_MAX_S = 60.0
+
+Progress = Callable[[str], None]
+"""Told what was done, in words for people."""
+
+
+def _silent(_text: str) -> None:
+    return None
+
+
+@dataclass
+class Installation:
+    """What belongs to ``home``. ``options`` default to those of the last ``up``."""
+
+    home: Home
+    options: UpOptions = field(default_factory=UpOptions)
+
+    @classmethod
+    def found(cls, home: Home) -> "Installation":
+        """As it was brought up last."""
+        return cls(home, load_options(home))
+
+    @property
+    def config_file(self) -> Path:
+        return Path(self.options.config_file) if self.options.config_file else self.home.server_yml
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises ``Invalid``, with all errors of the file."""
+        return load_settings(self.config_file)
+
+    @property
+    def ray(self) -> RayCluster:
+        return RayCluster(self.home, self.options.node_ip)
+
+    # ------------------------------------------------------------ up
+
+    def up(self, progress: Progress = _silent) -> bool:
+        """Brings up what does not run, and waits until all is ready. False when all was up already.
+
+        Raises:
+            MilpaError: it failed; what this call has started is ended again.
+        """
+        if make_home(self.home):
+            progress(f"wrote {self.home.server_yml}")
+        with locked(self.home):
+            settings = self.settings
+            if self.is_up():
+                return False
+            save_options(self.home, self.options)
+            undo: list[Callable[[], object]] = []
+            try:
+                self._start_daemons(settings, undo, progress)
+                self._start_controllers(settings, progress)
+            except BaseException:
+                for step in reversed(undo):
+                    step()
+                raise
+        return True
+
+    def _start_daemons(self, settings: Settings, undo: list[Callable[[], object]], progress: Progress) -> None:
+        """etcd, the local cloud and Ray, in parallel: none needs another."""
+        steps: list[Callable[[], str]] = [lambda: self._start_ray(undo)]
+        if not settings.etcd.client.endpoints:
+            steps.append(lambda: self._start_etcd(undo))
+        if settings.cloud.local is not None:
+            steps.append(lambda: self._start_cloud(settings, undo))
+
+        def timed(step: Callable[[], str]) -> None:
+            began = time.monotonic()
+            text = step()
+            progress(f"{text} ({time.monotonic() - began:.1f} s)")
+
+        with ThreadPoolExecutor(len(steps)) as pool:
+            futures = [pool.submit(timed, step) for step in steps]
+        for future in futures:
+            future.result()
+
+    def _start_etcd(self, undo: list[Callable[[], object]]) -> str:
+        etcd = self._etcd()
+        if etcd.running() is None:
+            undo.append(etcd.stop)
+        return f"etcd serves at {etcd.start()}"
+
+    def _start_cloud(self, settings: Settings, undo: list[Callable[[], object]]) -> str:
+        cloud = local_cloud(self.home, settings)
+        if not cloud.running():
+            undo.append(cloud.stop)
+        cloud.start()
+        return f"local cloud runs on bridge {cloud.options.bridge}, subnet {cloud.options.subnet}"
+
+    def _start_ray(self, undo: list[Callable[[], object]]) -> str:
+        if self.ray.is_running():
+            return f"Ray runs at {self.ray.address()}"
+        undo.append(self.ray.stop)
+        return f"Ray started at {self.ray.start_head(self.options.ray_port)}"
+
+    def _start_controllers(self, settings: Settings, progress: Progress) -> None:
+        began = time.monotonic()
+        with self.ray.connected():
+            specs = self._specs(settings, hosts())
+            start_actors(specs, READY_TIMEOUT_S, lambda text: progress(f"{text} ({time.monotonic() - began:.1f} s)"))
+
+    def _specs(self, settings: Settings, host_addresses: list[str]) -> list[ActorSpec]:
+        """The actors that are to exist: a coordinator, the shards, and an API server on each host."""
+        from shards import wiring
+
+        endpoints = settings.etcd.client.endpoints or (self._etcd().running() or "",)
+
+        def config(name: str, host: str = "") -> ActorConfig:
+            return ActorConfig(name, str(self.home.root), str(self.config_file), endpoints, self.options.tls, host)
+
+        shards = [config(f"shard-{number}") for number in range(settings.controllers.shards)]
+        return [
+            ActorSpec(CoordinatorActor, wiring.build_coordinator, config("coordinator")),
+            *(ActorSpec(ShardActor, wiring.build_shard, shard) for shard in shards),
+            *(ActorSpec(ApiActor, wiring.build_api, config(f"api-{host}", host), host) for host in host_addresses),
+        ]
+
+    def _etcd(self) -> EmbeddedEtcd:
+        try:
+            internal = self.settings.etcd.internal
+        except MilpaError:  # good enough to find and stop it
+            return EmbeddedEtcd("", str(self.home.run), str(self.home.log / "etcd.log"))
+        data_dir = "" if _names_data_dir(internal.config_file) else internal.data_dir
+        return EmbeddedEtcd(data_dir, str(self.home.run), str(self.home.log / "etcd.log"), internal.config_file)
+
+    # ------------------------------------------------------------ state
+
+    def daemons(self) -> dict[str, str]:
+        """State of the daemons by name: ``running``, with where; else ``stopped``."""
+        found = {"ray": f"running at {self.ray.address()}" if self.ray.is_running() else "stopped"}
+        if not self.settings.etcd.client.endpoints:
+            endpoint = self._etcd().running()
+            found["etcd"] = f"running at {endpoint}" if endpoint else "stopped"
+        if self.settings.cloud.local is not None:
+            cloud = local_cloud(self.home, self.settings)
+            found["local cloud"] = f"running at {cloud.socket}" if cloud.running() else "stopped"
+        return found
+
+    def is_up(self) -> bool:
+        """Whether all daemons run and all controllers are ready."""
+        if any(state == "stopped" for state in self.daemons().values()):
+            return False
+        with self.ray.connected():
+            wanted = {spec.config.name for spec in self._specs(self.settings, hosts())}
+            return wanted <= {status.name for status in statuses() if status.ready}
+
+    def watch(self, ended: threading.Event, progress: Progress = _silent) -> None:
+        """Keeps the daemons running until ``ended`` is set. Controllers are Ray's to restart."""
+        pause_s = WATCH_INTERVAL_S
+        while not ended.wait(pause_s):
+            stopped = [name for name, state in self.daemons().items() if state == "stopped"]
+            if not stopped:
+                pause_s = WATCH_INTERVAL_S
+                continue
+            progress(f"{', '.join(stopped)} stopped; starting again")
+            try:
+                self.up(progress)
+            except MilpaError as error:
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
+                progress(f"failed, next try in {pause_s:.0f} s: {error}")
+
+    # ------------------------------------------------------------ stop and down
+
+    def stop(self, progress: Progress = _silent) -> None:
+        """Ends controllers, Ray and the embedded etcd. Instances and their pods go on.
+
+        Raises:
+            MilpaError: something did not end.
+        """
+        with locked(self.home):
+            self._stop(progress)
+
+    def _stop(self, progress: Progress) -> None:
+        if self.ray.is_running():
+            try:
+                with self.ray.connected():
+                    stop_actors()
+                progress("controllers stopped")
+            except MilpaError as error:
+                progress(f"controllers could not be asked to stop, they are ended: {error}")
+        if ended := self.ray.stop():
+            progress(f"Ray stopped ({len(ended)} processes)")
+        etcd = self._etcd()
+        if etcd.running():
+            progress("etcd stopped")
+        etcd.stop()
+
+    def down(self, progress: Progress = _silent, *, delete_data: bool = False) -> None:
+        """Ends and removes everything of this home from the machine; with ``delete_data`` its state, too. Settings and
+        certificates stay.
+
+        Raises:
+            MilpaError: something is left; says what.
+        """
+        with locked(self.home):
+            self._stop(progress)
+            cloud = local_cloud(self.home)
+            had = cloud.running() or bool(cloud.directory.exists() and cloud.leftovers())
+            cloud.down(remove_data=delete_data)
+            if had:
+                progress("local cloud taken down: hypervisor, instances, bridge")
+            left = self.leftovers()
+            if left:
+                raise MilpaError(f"still there: {', '.join(left)}. Run 'milpa down' again")
+            if delete_data:
+                self._delete_data(progress)
+
+    def leftovers(self) -> list[str]:
+        """What of this home runs or is set up on the machine, besides files."""
+        found = [f"process {process.pid} ({process.title})" for process in self.ray.processes()]
+        cloud = local_cloud(self.home)
+        if cloud.directory.exists():
+            found += cloud.leftovers()
+        if endpoint := self._etcd().running():
+            found.append(f"etcd at {endpoint}")
+        return found
+
+    def _delete_data(self, progress: Progress) -> None:
+        folders = [self.home.data, self.home.local, self.home.run, self.home.log]
+        try:
+            folders.append(Path(self.settings.etcd.internal.data_dir))
+        except MilpaError as error:
+            progress(f"a data directory that only the settings name stays, for they are wrong: {error}")
+        for folder in dict.fromkeys(folders):
+            if folder.exists():
+                shutil.rmtree(folder)
+                progress(f"deleted {folder}")
+
+
+def _names_data_dir(config_file: str) -> bool:
+    """Whether the user's etcd configuration names the data directory, which then is not ours to name."""
+    if not config_file:
+        return False
+    try:
+        loaded = yaml.safe_load(Path(config_file).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False  # etcd's start tells what is wrong with it
+    return isinstance(loaded, dict) and bool(loaded.get("data-dir"))
