@@ -1,0 +1,181 @@
+"""``milpa``: brings the server up and down on this machine. What each command does is in ``shards``, imported late.
+
+``milpactl`` is the client; nothing of it is here.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cli.reporting import CommandFailed, note, report
+
+app = typer.Typer(
+    name="milpa",
+    help="Run Milpa's controllers on this machine.",
+    add_completion=True,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+HomeDir = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it at run time
+    typer.Option("--home", envvar="MILPA_HOME", help="Where Milpa keeps its files.", show_default="/opt/milpa"),
+]
+Config = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--config", "-c", help="Settings to use instead of etc/server.yml in the home."),
+]
+DisableTls = Annotated[
+    bool, typer.Option("--disable-tls", help="Let anyone who reaches the API port do anything. For trying things out.")
+]
+NodeIp = Annotated[
+    str, typer.Option("--node-ip", help="This host's address for controllers on other hosts; loopback: none.")
+]
+RayPort = Annotated[int, typer.Option("--ray-port", help="Port of Ray's head; 0: any free one.", min=0, max=65535)]
+
+
+def progress(text: str) -> None:
+    """One step that was done."""
+    note(f"  {text}")
+
+
+@app.command()
+def up(
+    home: HomeDir = None,
+    config: Config = None,
+    disable_tls: DisableTls = False,
+    node_ip: NodeIp = "127.0.0.1",
+    ray_port: RayPort = 0,
+) -> None:
+    """Start everything, and wait until it is ready. Pods that ran before are taken over as they are."""
+    from shards.doctor import require
+    from shards.installation import Installation
+    from shards.layout import UpOptions, make_home
+
+    where = _home(home)
+    options = UpOptions(str(config.absolute()) if config else "", not disable_tls, node_ip, ray_port)
+    installation = Installation(where, options)
+    began = time.monotonic()
+    note(f"Milpa in {where.root}")
+    if make_home(where):
+        progress(f"wrote {where.server_yml}")
+    require(installation)
+    if not installation.up(progress):
+        note("Milpa is up already.")
+        return
+    port = installation.settings.controllers.api_port
+    note(f"Milpa is up after {time.monotonic() - began:.1f} s; the API is at port {port}, logs are in {where.log}.")
+
+
+@app.command()
+def stop(home: HomeDir = None) -> None:
+    """End the controllers. Instances and their pods go on; 'milpa up' takes them over."""
+    from shards.installation import Installation
+
+    Installation.found(_home(home)).stop(progress)
+    note("Milpa is stopped.")
+
+
+@app.command()
+def down(
+    home: HomeDir = None,
+    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete the store, images and logs, too.")] = False,
+) -> None:
+    """End and remove everything of Milpa on this machine, pods included. Data is kept."""
+    from shards.installation import Installation
+
+    where = _home(home)
+    Installation.found(where).down(progress, delete_data=delete_data)
+    kept = "" if delete_data else f" Its data stays in {where.root}."
+    note(f"Nothing of Milpa runs here any more.{kept}")
+
+
+@app.command()
+def server(
+    home: HomeDir = None,
+    config: Config = None,
+    disable_tls: DisableTls = False,
+    node_ip: NodeIp = "127.0.0.1",
+    ray_port: RayPort = 0,
+    join: Annotated[str, typer.Option("--join", help="Ray address (host:port) of a head to join as a worker.")] = "",
+) -> None:
+    """Run in the foreground, for a service manager: start, keep it running, and stop on SIGTERM or Ctrl-C."""
+    from shards.foreground import serve, serve_worker
+    from shards.installation import Installation
+    from shards.layout import UpOptions
+
+    where = _home(home)
+    if join:
+        serve_worker(where, join, node_ip, note)
+        return
+    options = UpOptions(str(config.absolute()) if config else "", not disable_tls, node_ip, ray_port)
+    serve(Installation(where, options), note)
+
+
+@app.command()
+def doctor(
+    home: HomeDir = None,
+    config: Config = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="'json' for programs.")] = "",
+) -> None:
+    """Check whether this machine can run Milpa, and say how to mend what is wrong."""
+    from cli.milpa_tables import show_checks
+    from shards.doctor import examine
+    from shards.installation import Installation
+    from shards.layout import UpOptions, load_options
+
+    _check_output(output)
+    where = _home(home)
+    options = UpOptions(str(config.absolute())) if config else load_options(where)
+    checks = examine(Installation(where, options))
+    show_checks(checks, output)
+    failed = [check for check in checks if check.essential and not check.ok]
+    if failed:
+        raise CommandFailed(f"{len(failed)} of {len(checks)} checks failed: {', '.join(c.name for c in failed)}")
+
+
+@app.command()
+def status(
+    home: HomeDir = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="'json' for programs.")] = "",
+) -> None:
+    """Show what runs, and how it does. Exit code 1 unless all is up."""
+    from cli.milpa_tables import show_status
+    from shards.foreground import state_of
+    from shards.installation import Installation
+
+    _check_output(output)
+    parts = state_of(Installation.found(_home(home)))
+    show_status(parts, output)
+    if not all(part.ok for part in parts):
+        raise CommandFailed("Milpa is not up: start it with 'milpa up'")
+
+
+def _check_output(output: str) -> None:
+    from cli.reporting import UsageError
+
+    if output not in ("", "json"):
+        raise UsageError(f"--output {output}: there is only 'json'")
+
+
+def _home(given: Path | None):  # type: ignore[no-untyped-def]  # its type would be imported for every command
+    from milpa_ray.paths import Home
+
+    return Home(given.expanduser().absolute()) if given else Home.from_env()
+
+
+def main() -> None:
+    """Entry point. Ends the process with the exit code that ``cli.reporting`` lists."""
+    try:
+        app(prog_name="milpa", standalone_mode=True)
+    except (Exception, KeyboardInterrupt) as problem:
+        sys.exit(report(problem))
+
+
+if __name__ == "__main__":
+    main()
