@@ -34,5 +34,5 @@ class Turns:
                     done.append(function(items[len(done)]))
                     if self._clock.monotonic() >= ends:
                         break
-            await asyncio.sleep(0)
+                await asyncio.sleep(0)  # within the lock: the next turn is in the next round
         return done
