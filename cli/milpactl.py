@@ -4,6 +4,7 @@ Only the command that runs imports what it needs, so that the help, completion a
 there in an instant.
 """
 
+import gc
 import os
 import sys
 
@@ -64,8 +65,15 @@ SWITCHES = frozenset({"--cascade", "--wait", "--events"})
 """Flags that exist as ``--flag`` and ``--no-flag``."""
 
 
+GC_THRESHOLD = 100_000
+"""New objects after which the garbage collector looks at the young ones."""
+
+
 def main() -> None:
     """Entry point. Ends the process with the exit code that ``cli.reporting`` lists."""
+    # Thousands of parsed objects and no garbage among them: collecting as often as Python does by default costs a third
+    # of the time that a big table takes.
+    gc.set_threshold(GC_THRESHOLD, 50, 100)
     # gRPC's own log lines about failed handshakes would stand between ours, which say the same and the remedy.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:

@@ -16,6 +16,8 @@ from cli.reporting import FAILED, UsageError, error, note
 if TYPE_CHECKING:
     from milpa_ray.client import Client, Ref, WriteResult
 
+ONE_LOOK_S = 0.5
+"""Even with the time-out 0 there is time to look once."""
 EXAMPLES = """
 milpactl delete pod web                            # and wait until its node has proved its end
 milpactl delete pod/web svc/web --no-wait          # only ask for it
@@ -141,7 +143,7 @@ def _await_end(client: "Client", asked: "Sequence[WriteResult]", timeout_s: floa
     left: list[str] = []
     for kind in dict.fromkeys(result.kind for result in asked):
         pending = {result.name: result.uid for result in asked if result.kind == kind}
-        _watch_out(client, kind, pending, max(deadline - clock.monotonic(), 0.0))
+        _watch_out(client, kind, pending, max(deadline - clock.monotonic(), ONE_LOOK_S))
         left += [_label(kind, name) for name in pending]
     for label in left:
         error(f"{label} is still there after {timeout_s:g} s; its deletion goes on (wait longer with --timeout)")

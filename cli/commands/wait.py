@@ -18,6 +18,8 @@ from cli.reporting import CommandFailed, UsageError
 if TYPE_CHECKING:
     from milpa_ray.client import Client, WatchEvent
 
+ONE_LOOK_S = 0.5
+"""Even with the time-out 0 there is time to look once."""
 PHASE_FIELD = "status.phase"
 EXAMPLES = """
 milpactl wait pod web --for=phase=Running --timeout=60s
@@ -77,7 +79,7 @@ def wait(
     failures: list[str] = []
     with connection.client() as client:
         for target in wanted:
-            left_s = max(deadline - clock.monotonic(), 0.0)
+            left_s = max(deadline - clock.monotonic(), ONE_LOOK_S)
             failures += Waiting(target, goal, selector).run(client, left_s, timeout)
     if failures:
         raise CommandFailed(*failures)

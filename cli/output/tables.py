@@ -88,10 +88,11 @@ def _units(obj: Document, _now: datetime) -> str:
 
 def restarts(obj: Document) -> int:
     """Restarts of all the pod's units."""
-    status = obj.get("status", {})
-    return sum(
-        int(unit.get("restartCount", 0)) for key in ("unitStatuses", "initUnitStatuses") for unit in status.get(key, ())
-    )
+    status, total = obj.get("status", {}), 0
+    for key in ("unitStatuses", "initUnitStatuses"):
+        for unit in status.get(key, ()):
+            total += unit.get("restartCount", 0)
+    return total
 
 
 def _restarts(obj: Document, _now: datetime) -> str:

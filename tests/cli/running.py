@@ -1,5 +1,6 @@
 """Runs the real ``milpactl``: as a process of its own, or in this one where that shows as much and saves its start."""
 
+import gc
 import io
 import os
 import subprocess
@@ -55,15 +56,16 @@ def start(args: Sequence[str], env: dict[str, str] | None = None) -> "subprocess
     )
 
 
-def milpactl_here(*args: str, stdin: str = "") -> Ran:
+def milpactl_here(*args: str, stdin: str = "", env: dict[str, str] | None = None) -> Ran:
     """Runs its ``main`` in this process, from the command line to the exit code."""
     from cli.milpactl import main
 
+    thresholds = gc.get_threshold()
     out, err, end = _stream(), _stream(), SystemExit(0)
     with (
         patch.object(sys, "argv", ["milpactl", *args]),
         patch.object(sys, "stdin", _stream(stdin)),
-        patch.dict(os.environ, environment(), clear=True),
+        patch.dict(os.environ, environment(env), clear=True),
         redirect_stdout(out),
         redirect_stderr(err),
     ):
@@ -71,6 +73,8 @@ def milpactl_here(*args: str, stdin: str = "") -> Ran:
             main()
         except SystemExit as raised:
             end = raised
+        finally:
+            gc.set_threshold(*thresholds)
     return Ran(int(end.code or 0), _written(out), _written(err))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cli import milpactl as module
 from cli.reporting import FAILED, INTERRUPTED, USAGE, CommandFailed, UsageError, report
-from tests.cli.running import COMMAND, environment, milpactl
+from tests.cli.running import COMMAND, environment, milpactl, milpactl_here
 
 COMMANDS = ["create", "update", "apply", "delete", "get", "describe", "logs", "wait", "dump", "version", "completion"]
 NOWHERE = ("--disable-tls", "--endpoints", "127.0.0.1:1")
@@ -22,7 +22,7 @@ def test_help_lists_all_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples(command: str) -> None:
-    ran = milpactl(command, "-h")
+    ran = milpactl_here(command, "-h")
     assert ran.code == 0
     assert f"Usage: milpactl {command} " in ran.out
     for flag in ("--endpoints", "--cert-dir", "--disable-tls"):
@@ -30,6 +30,11 @@ def test_every_command_has_help_with_examples(command: str) -> None:
     examples = ran.out.partition("Examples:\n")[2].splitlines()
     assert examples
     assert all("milpactl " in line for line in examples)
+
+
+def test_a_usage_error_of_the_real_process() -> None:
+    ran = milpactl("get", "pds")
+    assert (ran.code, ran.out, ran.err) == (USAGE, "", 'Error: unknown kind "pds"; did you mean "pods"?\n')
 
 
 def test_without_arguments_it_helps() -> None:
@@ -61,7 +66,7 @@ def test_without_arguments_it_helps() -> None:
     ],
 )
 def test_usage_errors(args: tuple[str, ...], words: str) -> None:
-    ran = milpactl(*args)
+    ran = milpactl_here(*args)
     assert (ran.code, ran.out) == (USAGE, "")
     assert "Error: " in ran.err
     assert words in ran.err
@@ -70,10 +75,10 @@ def test_usage_errors(args: tuple[str, ...], words: str) -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [("get", "pods"), ("version",), ("describe", "pod", "x"), ("logs", "x"), ("dump",), ("delete", "pod", "x")],
+    [("get", "pods"), ("version",), ("logs", "x"), ("delete", "pod", "x")],
 )
 def test_no_server_is_an_error_with_a_remedy(args: tuple[str, ...]) -> None:
-    ran = milpactl(*args, *NOWHERE)
+    ran = milpactl_here(*args, *NOWHERE)
     assert ran.code == FAILED
     assert "Error: no API server answers (127.0.0.1:1:" in ran.err
     assert "--endpoints" in ran.err
@@ -87,14 +92,14 @@ def test_missing_certificates_name_the_folder(tmp_path: object) -> None:
 
 
 def test_flags_stand_before_or_after_the_command_or_in_the_environment() -> None:
-    before = milpactl(
+    before = milpactl_here(
         "--disable-tls", "--endpoints", "127.0.0.1:2", "get", "pods", env={"MILPA_ENDPOINTS": "127.0.0.1:3"}
     )
     assert "127.0.0.1:2:" in before.err
-    after = milpactl("--endpoints", "127.0.0.1:2", "get", "pods", *NOWHERE)
+    after = milpactl_here("--endpoints", "127.0.0.1:2", "get", "pods", *NOWHERE)
     assert "(127.0.0.1:1:" in after.err
     assert "127.0.0.1:2" not in after.err
-    several = milpactl("get", "pods", "--disable-tls", env={"MILPA_ENDPOINTS": "127.0.0.1:3,127.0.0.1:4"})
+    several = milpactl_here("get", "pods", "--disable-tls", env={"MILPA_ENDPOINTS": "127.0.0.1:3,127.0.0.1:4"})
     assert "127.0.0.1:3:" in several.err
     assert "127.0.0.1:4:" in several.err
 
@@ -122,7 +127,7 @@ def test_a_start_imports_nothing_heavy(args: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str) -> None:
-    ran = milpactl("completion", shell)
+    ran = milpactl_here("completion", shell)
     assert ran.code == 0
     assert "_MILPACTL_COMPLETE=complete_" + shell in ran.out
 
@@ -130,7 +135,7 @@ def test_completion_scripts(shell: str) -> None:
 def _completed(words: str) -> list[str]:
     typed = words.split(" ")
     env = {"_MILPACTL_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(typed), "COMP_CWORD": str(len(typed) - 1)}
-    return milpactl(env=env).out.split()
+    return milpactl_here(env=env).out.split()
 
 
 def test_the_shell_is_offered_commands_and_kinds() -> None:

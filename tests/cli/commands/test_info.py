@@ -9,7 +9,7 @@ from milpa_ray import __version__
 from milpa_ray.pki import CertificateAuthority
 from tests.cli.cluster import Cluster
 from tests.cli.factories import running_pod, stored
-from tests.cli.running import milpactl
+from tests.cli.running import milpactl, milpactl_here
 
 
 def test_version(cluster: Cluster) -> None:
@@ -38,7 +38,7 @@ def test_names_are_completed(cluster: Cluster) -> None:
     def completed(*words: str) -> list[str]:
         typed = ["milpactl", *cluster.flags, *words]
         env = {"_MILPACTL_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(typed)}
-        return milpactl(env=env | {"COMP_CWORD": str(len(typed) - 1)}).out.split()
+        return milpactl_here(env=env | {"COMP_CWORD": str(len(typed) - 1)}).out.split()
 
     assert completed("get", "pod", "we") == ["web-1", "web-2"]
     assert completed("describe", "pod/d") == ["pod/db"]

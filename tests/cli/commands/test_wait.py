@@ -11,6 +11,7 @@ def test_what_is_so_already(cluster: Cluster) -> None:
     ran = cluster.milpactl("wait", "pod", "web", "db", "--for", "phase=running")
     assert (ran.code, sorted(ran.out.splitlines())) == (0, ["pod/db phase=Running", "pod/web phase=Running"])
     assert cluster.milpactl("wait", "pod/gone", "--for=deleted").out == "pod/gone deleted\n"
+    assert cluster.milpactl("wait", "pod/web", "--for=phase=Running", "--timeout=0").code == 0
     assert cluster.milpactl("wait", "pods", "-l", "app=web", "--for=phase=Running").code == 0
 
 
