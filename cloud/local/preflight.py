@@ -3,6 +3,7 @@
 Looks only, changes nothing, and never raises: a check that cannot be made is one that failed.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -51,6 +52,7 @@ def check(bridge: str = "milpa0", subnet: str = "10.210.0.0/16", owner: str = ""
         _control_groups,
         _memory,
         _nftables,
+        lambda: _forwarding(bridge),
         lambda: _network(bridge, subnet, owner),
     ]
     found: list[Problem] = []
@@ -134,6 +136,42 @@ def _nftables() -> Iterator[Problem]:
     yield Problem(
         "nftables", ok, "usable" if ok else done.stderr.strip(), "" if ok else "run as root; modprobe nf_tables"
     )
+
+
+def _forwarding(bridge: str) -> Iterator[Problem]:
+    """Another firewall's policy may drop what we accept: each table has its own say."""
+    if shutil.which("nft") is None:
+        return
+    done = subprocess.run(
+        ["nft", "-j", "list", "chains"], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+    )
+    droppers = dropping_chains(done.stdout) if done.returncode == 0 else []
+    remedy = ""
+    if droppers:
+        chain = "DOCKER-USER" if shutil.which("docker") else "FORWARD"
+        remedy = f"iptables -I {chain} -i {bridge} -j ACCEPT; iptables -I {chain} -o {bridge} -j ACCEPT"
+    detail = f"dropped by default in {', '.join(droppers)}" if droppers else "no other firewall drops it"
+    ok = not droppers or _accepts(bridge)
+    yield Problem("forwarding", ok, detail, "" if ok else remedy)
+
+
+def dropping_chains(listing: str) -> list[str]:
+    """IPv4 chains that drop forwarded packets by default, from ``nft -j list chains``."""
+    chains = [entry["chain"] for entry in json.loads(listing)["nftables"] if "chain" in entry]
+    return [
+        f"{chain['family']} {chain['table']} {chain['name']}"
+        for chain in chains
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["family"] in ("ip", "inet")
+    ]
+
+
+def _accepts(bridge: str) -> bool:
+    """Whether rules of somebody else's accept the bridge's packets in both directions."""
+    done = subprocess.run(
+        ["nft", "list", "ruleset"], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if f'"{bridge}"' in line and "accept" in line]
+    return any("iifname" in line for line in lines) and any("oifname" in line for line in lines)
 
 
 def _network(bridge: str, subnet: str, owner: str) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """The checks tell good from bad, and each bad one names a remedy."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
     found = {problem.name: problem for problem in preflight.check()}
     assert found["nft"].remedy == "apt-get install nftables"
     assert not found["namespaces"].ok
+
+
+def test_a_firewall_that_drops_forwarded_packets_is_found() -> None:
+    chains = [
+        ("ip filter", "FORWARD", "forward", "drop"),
+        ("inet mild", "forward", "forward", "accept"),
+        ("ip6 filter", "FORWARD", "forward", "drop"),
+        ("ip other", "INPUT", "input", "drop"),
+    ]
+    rules = "".join(
+        f"add table {table}\nadd chain {table} {name} {{ type filter hook {hook} priority 0; policy {policy}; }}\n"
+        for table, name, hook, policy in chains
+    )
+    # In a network namespace of its own, so that nobody's packets are dropped.
+    command = ["unshare", "--net", "sh", "-c", "nft -f - && nft -j list chains"]
+    listing = subprocess.run(command, input=rules, capture_output=True, text=True, check=True).stdout
+    assert preflight.dropping_chains(listing) == ["ip filter FORWARD"]
 
 
 def test_a_wrong_subnet_is_a_finding_not_a_traceback() -> None:
