@@ -56,6 +56,7 @@ class GrpcAgent:
         self._credentials = credentials
         self._sign = sign
         self._timeout_s = call_timeout_s
+        self._metadata = ((wire.HOST_HEADER, address.host),)
         self._channel: aio.Channel | None = None
         self._stub: Any = None
 
@@ -80,7 +81,7 @@ class GrpcAgent:
 
     async def watch(self) -> AsyncIterator[AgentReport]:
         try:
-            async for report in self._connected().Watch(pb.WatchRequest()):
+            async for report in self._connected().Watch(pb.WatchRequest(), metadata=self._metadata):
                 yield wire.report_from_wire(report)
         except aio.AioRpcError as error:
             self._translate(error)
@@ -95,7 +96,7 @@ class GrpcAgent:
     ) -> AsyncIterator[bytes]:
         request = pb.LogsRequest(unit=unit, lines=lines, limit_bytes=limit_bytes, follow=follow)
         try:
-            async for chunk in self._connected().Logs(request):
+            async for chunk in self._connected().Logs(request, metadata=self._metadata):
                 yield chunk.data
         except aio.AioRpcError as error:
             self._translate(error)
@@ -108,7 +109,7 @@ class GrpcAgent:
     async def _call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         try:
             return await getattr(self._connected(), method)(
-                request, timeout=self._timeout_s if timeout_s is None else timeout_s
+                request, timeout=self._timeout_s if timeout_s is None else timeout_s, metadata=self._metadata
             )
         except aio.AioRpcError as error:
             self._translate(error)

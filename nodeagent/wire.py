@@ -8,6 +8,9 @@ from milpa_ray.ports import AgentReport, DesiredPod, RegistryLogin, Token
 from nodeagent.proto import agent_pb2 as pb
 
 TOKEN_TRAILER = "milpa-token"  # noqa: S105
+HOST_HEADER = "milpa-host"
+"""Metadata of each call: the host that was dialled. Node agents ignore it; a server that stands in for many nodes
+(``hollow``) tells them apart by it, as gRPC shows a server neither its own address nor the authority."""
 
 
 def token_to_wire(token: Token) -> pb.Token:
