@@ -16,8 +16,11 @@ from tests.simulation.loop import Deadlock, OutOfSteps
 from tests.simulation.users import Ledger, user
 from tests.simulation.world import Faults, Place, Ports, Violation, World
 
-LEVELS = (0.0, 0.3, 1.0, 1.0, 2.5)
-"""How bad the probabilities are, against the written ones; drawn per part."""
+LEVELS = (0.0, 0.0, 0.3, 1.0, 1.0, 3.0, 10.0)
+"""How bad a probability is, against the written one; drawn for each knob, so that runs differ in what goes wrong."""
+WORST = 0.4
+STORE_LATENCIES_S = (0.001, 0.004, 0.004, 0.05, 0.4)
+NETWORK_LATENCIES_S = (0.002, 0.01, 0.1, 0.8)
 CHECK_EVERY_S = 4.0
 CALM_CHECKS = 3
 PEACE_S = 400.0
@@ -58,9 +61,9 @@ class Size:
         return Size(
             shards=rng.choice((1, 2, 2, 3)),
             coordinators=rng.choice((1, 2, 2)),
-            pods=rng.randint(3, 10),
-            trouble_s=rng.uniform(30.0, 120.0),
-            trouble_every_s=rng.choice((2.0, 5.0, 10.0, 20.0)),
+            pods=rng.randint(3, 14),
+            trouble_s=rng.uniform(40.0, 160.0),
+            trouble_every_s=rng.choice((1.0, 2.0, 5.0, 10.0, 20.0)),
         )
 
 
@@ -89,11 +92,13 @@ def draw_faults(rng: Random) -> Faults:
     """Fault probabilities: each part of the world gets a level of its own."""
     faults = Faults()
     for part in (faults.store, faults.cloud, faults.network):
-        level = rng.choice(LEVELS)
         for knob in fields(part):
             value = getattr(part, knob.name)
             if isinstance(value, float) and not knob.name.endswith("_s"):
-                setattr(part, knob.name, min(0.5, value * level))
+                setattr(part, knob.name, min(WORST, value * rng.choice(LEVELS)))
+    faults.store.latency_s = rng.choice(STORE_LATENCIES_S)
+    faults.network.latency_s = rng.choice(NETWORK_LATENCIES_S)
+    faults.skew_s = rng.choice((0.0, 0.5, 3.0))
     faults.cloud.ip_late = rng.random() < 0.3
     faults.cloud.listed_after_end_s = rng.choice((20.0, 60.0))
     faults.restart_s = rng.choice((1.0, 4.0, 12.0))
@@ -137,7 +142,7 @@ class Nemesis:
                 self._world.kill(place)
 
     def _pause(self) -> None:
-        self._world.pause(self._some(), self._rng.choice((1.0, 6.0, 15.0)) * (0.5 + self._rng.random()))
+        self._world.pause(self._some(), self._rng.choice((1.0, 4.0, 8.0, 15.0, 40.0)) * (0.5 + self._rng.random()))
 
     def _store_down(self) -> None:
         place, seconds = self._some(), self._rng.uniform(0.5, 12.0)

@@ -35,11 +35,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One operation at a time (seconds from the start): create, update, stop, delete."""
+    """One operation at a time (seconds from the start): create, update, stop, delete. A creation under a used name
+    comes ``after`` the deletion of the pod before it."""
 
     at_s: float
     verb: str
     wish: Wish
+    after: Wish | None = None
 
 
 @dataclass(slots=True)
@@ -52,20 +54,22 @@ class Ledger:
     def draw(self, rng: Random, pods: int, span_s: float) -> list[Order]:
         """A script: pods created over the first half, some changed, stopped, deleted or made anew later."""
         orders: list[Order] = []
+        bursts = [rng.random() * span_s * 0.5 for _ in range(rng.choice((1, 3, pods)))]
         for number in range(pods):
-            start = rng.random() * span_s * 0.5
+            start = rng.choice(bursts)
             wish = self._wish(rng, f"pod-{number}", 0)
             orders.append(Order(start, "create", wish))
             later = start + rng.random() * (span_s - start)
             fate = rng.random()
-            if fate < 0.2:
-                orders.append(Order(later, "update", wish))
-            elif fate < 0.3:
+            if fate < 0.3:
+                updates = rng.randint(1, 4)
+                orders += [Order(later + n * rng.random() * 20.0, "update", wish) for n in range(updates)]
+            elif fate < 0.4:
                 orders.append(Order(later, "stop", wish))
-            elif fate < 0.6:
+            elif fate < 0.7:
                 orders.append(Order(later, "delete", wish))
                 if rng.random() < 0.5:
-                    orders.append(Order(later, "create", self._wish(rng, wish.name, 1)))
+                    orders.append(Order(later, "create", self._wish(rng, wish.name, 1), after=wish))
         return orders
 
     def _wish(self, rng: Random, name: str, life: int) -> Wish:
@@ -87,6 +91,8 @@ async def user(ports: Ports, ledger: Ledger, orders: list[Order]) -> None:
 async def _carry_out(ports: Ports, ledger: Ledger, order: Order) -> None:
     await asyncio.sleep(max(0.0, order.at_s - ports.world.loop.time()))
     wish = order.wish
+    while order.after is not None and not order.after.deleted:  # noqa: ASYNC110
+        await asyncio.sleep(RETRY_S)
     if order.verb == "create":
         await _create(ports, wish)
         wish.created = True
@@ -187,9 +193,7 @@ def _stop(ports: Ports) -> Callable[[Pod], Pod]:
 
 def _update(ports: Ports) -> Callable[[Pod], Pod]:
     def change(pod: Pod) -> Pod:
-        units = tuple(unit.model_copy(update={"image": "sim:2"}) for unit in pod.spec.units)
-        if units == pod.spec.units:
-            return pod
+        units = tuple(unit.model_copy(update={"image": f"sim:{pod.metadata.generation}"}) for unit in pod.spec.units)
         return _next_generation(pod).model_copy(update={"spec": pod.spec.model_copy(update={"units": units})})
 
     return change

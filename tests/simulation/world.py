@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -63,6 +63,8 @@ class Faults:
     cloud: CloudFaults = field(default_factory=CloudFaults)
     network: NetworkFaults = field(default_factory=NetworkFaults)
     restart_s: float = 3.0
+    skew_s: float = 0.0
+    """How far a process's wall clock may be off."""
 
     def heal(self) -> None:
         self.store.heal()
@@ -192,7 +194,7 @@ class World:
             store=self.server.session(process, rng),
             compute=self.cloud.port(process, rng),
             dialer=self.network.dialer(process, rng),
-            clock=LoopClock(EPOCH),
+            clock=LoopClock(EPOCH + timedelta(seconds=rng.uniform(-1, 1) * self.faults.skew_s)),
             keys=self.keys,
             rng=rng,
             world=self,
