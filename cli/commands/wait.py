@@ -176,7 +176,7 @@ class Waiting:
         if self._goal.gone:
             self._done(name)
         else:
-            self._fail(name, f"was deleted before it was {self._goal}")
+            self._fail(name, f"was deleted before it had {self._goal}")
 
     def _all_told(self) -> None:
         self._synced = True
@@ -196,7 +196,8 @@ class Waiting:
         self._failures.append(f"{self._kind.lower}/{name} {why}")
 
     def _late(self, name: str, obj: Document | None, timeout: str) -> str:
-        start = f"timed out after {timeout} waiting for {self._kind.lower}/{name} to be {self._goal}"
+        verb = "be" if self._goal.gone else "have"
+        start = f"timed out after {timeout} waiting for {self._kind.lower}/{name} to {verb} {self._goal}"
         if obj is None:
             return start
         now = phase(obj) if self._goal.gone else _text(lookup(obj, self._goal.field))

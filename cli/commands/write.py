@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.connection import Connection
-from cli.reporting import FAILED, error
+from cli.reporting import FAILED, CommandFailed, error
 
 if TYPE_CHECKING:
+    from milpa_ray.api import Resource
     from milpa_ray.client import WriteResult
 
 CREATE_EXAMPLES = """
@@ -59,11 +60,28 @@ def _send(connection: Connection, verb: Verb, files: Sequence[str], *, recursive
     from cli.manifests import load_objects
 
     objects = load_objects(files, recursive=recursive)
+    _refuse_lengths(objects)
     with connection.client() as client:
         call = {"create": client.create, "update": client.update, "apply": client.apply}[verb]
         results = call(objects, dry_run=dry_run)
     if not report_results(results, " (dry run)" if dry_run else ""):
         raise typer.Exit(FAILED)
+
+
+def _refuse_lengths(objects: "Sequence[Resource]") -> None:
+    """Raises `CommandFailed` for secrets that ``get`` has printed: they hold lengths in place of their values."""
+    from cli.output.objects import is_length
+    from milpa_ray.api import Secret
+
+    shown = [obj.name for obj in objects if isinstance(obj, Secret) and any(map(is_length, obj.data.values()))]
+    if shown:
+        raise CommandFailed(
+            *(
+                f"secret/{name} holds the length of a value instead of the value, as milpactl get prints it; "
+                "nothing was sent, as the value would be lost"
+                for name in shown
+            )
+        )
 
 
 DONE = {"CREATED": "created", "UPDATED": "updated", "UNCHANGED": "unchanged", "DELETED": "deleted"}

@@ -86,6 +86,11 @@ def _over(defaults: Document, given: Document) -> Document:
     return merged
 
 
+def is_length(value: str) -> bool:
+    """Whether a secret's base64 text is only the length of the real value, as ``masked`` makes it."""
+    return base64.b64encode(secret_size(value).encode()).decode() == value
+
+
 def secret_size(value: str) -> str:
     """What is told of a secret's value: its length, such as ``12 bytes``. The server sends that already, in base64."""
     try:

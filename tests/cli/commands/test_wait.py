@@ -34,7 +34,7 @@ def test_what_is_not_so_in_time_is_said_with_what_it_is(cluster: Cluster) -> Non
     ran = cluster.milpactl("wait", "pod", "web", "--for=phase=Running", "--timeout=200ms")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == (
-        "Error: timed out after 200ms waiting for pod/web to be phase=Running; it is Waiting (no type fits)\n"
+        "Error: timed out after 200ms waiting for pod/web to have phase=Running; it is Waiting (no type fits)\n"
     )
 
 
@@ -52,4 +52,4 @@ def test_what_is_deleted_meanwhile(cluster: Cluster) -> None:
     later.start()
     ran = cluster.milpactl("wait", "pod", "web", "--for=phase=Running", "--timeout=10s")
     later.join()
-    assert (ran.code, ran.err) == (1, "Error: pod/web was deleted before it was phase=Running\n")
+    assert (ran.code, ran.err) == (1, "Error: pod/web was deleted before it had phase=Running\n")

@@ -53,3 +53,13 @@ def test_what_get_prints_can_be_applied(cluster: Cluster) -> None:
     for form in ("yaml", "json"):
         shown = cluster.milpactl("get", "pods", "-o", form).out
         assert cluster.milpactl("apply", "-f", "-", stdin=shown).out == "pod/a unchanged\npod/b unchanged\n"
+
+
+def test_a_secret_as_shown_is_not_taken_for_the_secret(cluster: Cluster) -> None:
+    secret = "kind: Secret\nmetadata: {name: s}\ndata: {password: c3VwZXI=}\n"
+    assert cluster.milpactl("create", "-f", "-", stdin=secret).code == 0
+    shown = cluster.milpactl("get", "secret", "s", "-o", "yaml").out
+    ran = cluster.milpactl("apply", "-f", "-", stdin=shown)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("Error: secret/s holds the length of a value")
+    assert cluster.stored("Secret", "s")["data"] == {"password": "c3VwZXI="}
