@@ -4,6 +4,7 @@ One channel per endpoint with our own choice among them, since one gRPC target f
 verification. It knows nothing of keys and makes no calls.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,12 @@ class Picker(Generic[T]):
         """``member`` did not answer. Late reports of one already left change nothing."""
         if member is self.current:
             self._current = (self._current + 1) % len(self._members)
+
+
+def cancelling() -> bool:
+    """Whether the running task is being cancelled; else a CancelledError is gRPC's, whose call was ended by us."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _target(endpoint: str, tls_files: bool) -> Target:

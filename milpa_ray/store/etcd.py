@@ -15,7 +15,7 @@ from aetcd.rpc import rpc_pb2, rpc_pb2_grpc
 
 from milpa_ray.errors import Compacted, LeaseGone, StoreUnavailable
 from milpa_ray.store import etcd_codec
-from milpa_ray.store.connection import METADATA, STREAM_END, EtcdConfig, Picker, Target
+from milpa_ray.store.connection import METADATA, STREAM_END, EtcdConfig, Picker, Target, cancelling
 from milpa_ray.store.etcd_errors import never_sent, translate
 from milpa_ray.store.etcd_watch import RangeWatch
 from milpa_ray.store.port import Entry, Page, Txn, TxnResult, WatchBatch
@@ -63,7 +63,7 @@ class EtcdStore:
         self._try_s = timeout_s if len(self._targets) == 1 else timeout_s / 3
         self._exact_marks = exact_marks
         self._picker: Picker[_Member] | None = None
-        self._watches: set[RangeWatch] = set()
+        self._watches: dict[RangeWatch, _Member] = {}
         self._closed = False
 
     # ------------------------------------------------------------ keys
@@ -116,11 +116,11 @@ class EtcdStore:
             raise ValueError("a watch starts from a revision of at least 1")
         members = self._members()
         watch = RangeWatch(start, end, revision)
-        self._watches.add(watch)
         pause_s = _PAUSE_FIRST_S
         try:
             while not self._closed:
                 member = members.current
+                self._watches[watch] = member
                 try:
                     await self._open(watch, member)
                     while True:
@@ -129,13 +129,13 @@ class EtcdStore:
                         yield batch
                 except (grpc.RpcError, StoreUnavailable, TimeoutError) as error:
                     _raise_final(error, member)
-                    members.failed(member)
+                    self._failed(member)
                 if not self._closed:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _PAUSE_MAX_S)
         finally:
-            self._watches.discard(watch)
-            watch.cancel()
+            self._watches.pop(watch, None)
+            watch.end_stream()
 
     async def _open(self, watch: RangeWatch, member: _Member) -> None:
         async with asyncio.timeout(self._try_s):
@@ -223,7 +223,7 @@ class EtcdStore:
     async def close(self) -> None:
         self._closed = True
         for watch in self._watches:
-            watch.cancel()
+            watch.end_stream()
         if self._picker is not None:
             await asyncio.gather(*(member.channel.close(None) for member in self._picker))
 
@@ -233,6 +233,16 @@ class EtcdStore:
         if self._picker is None:
             self._picker = Picker([_connect(target, self._config) for target in self._targets])
         return self._picker
+
+    def _failed(self, member: _Member) -> None:
+        """Goes to the next endpoint, with the watches: of a member that hangs they would notice later."""
+        if self._picker is None:
+            return
+        self._picker.failed(member)
+        if len(self._picker) > 1:
+            for watch, at in self._watches.items():
+                if at is member:
+                    watch.end_stream()
 
     async def _call(self, invoke: _Invoke, *, repeatable: bool = True, revision: int = 0) -> Any:
         """Tries endpoint after endpoint until one answers or the time is up."""
@@ -250,12 +260,12 @@ class EtcdStore:
             except StoreUnavailable as error:
                 failure, again = error, repeatable
             except asyncio.CancelledError:
-                if self._closed and not _cancelling():
+                if self._closed and not cancelling():
                     raise StoreUnavailable("the store is closed") from None  # gRPC's way to say so
                 raise
             if not isinstance(failure, StoreUnavailable):
                 raise failure
-            members.failed(member)
+            self._failed(member)
             tries += 1
             pause_s = _PAUSE_FIRST_S if tries % len(members) == 0 else 0.0
             if not again or loop.time() + pause_s >= deadline:
@@ -291,8 +301,3 @@ def _connect(target: Target, config: EtcdConfig) -> _Member:
         rpc_pb2_grpc.LeaseStub(channel),
         rpc_pb2_grpc.MaintenanceStub(channel),
     )
-
-
-def _cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -15,7 +15,7 @@ from typing import Any
 from aetcd.rpc import rpc_pb2
 
 from milpa_ray.errors import Compacted, StoreUnavailable
-from milpa_ray.store.connection import METADATA, STREAM_END
+from milpa_ray.store.connection import METADATA, STREAM_END, cancelling
 from milpa_ray.store.etcd_codec import CHUNK, changes
 from milpa_ray.store.port import Change, WatchBatch
 
@@ -33,7 +33,6 @@ class RangeWatch:
         self._marks_trusted = False
         self._ready: deque[WatchBatch] = deque()
         self._held: list[Change] = []
-        self._cancelled = False
 
     async def open(self, stub: Any, marks_trusted: bool) -> int:
         """Starts a stream at the position; the server's revision.
@@ -65,16 +64,11 @@ class RangeWatch:
             self._wants_mark.set()
 
     def end_stream(self) -> None:
-        """Ends the stream; the position stays."""
+        """Ends the stream; the position stays. A waiting ``next`` raises StoreUnavailable."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
         self._held = []
-
-    def cancel(self) -> None:
-        """Ends the watch for good: a waiting ``next`` raises StoreUnavailable."""
-        self._cancelled = True
-        self.end_stream()
 
     async def _requests(self) -> AsyncIterator[Any]:
         yield rpc_pb2.WatchRequest(
@@ -92,14 +86,14 @@ class RangeWatch:
             yield rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
 
     async def _read(self) -> Any:
-        if self._cancelled or self._call is None:
-            raise StoreUnavailable("the watch is closed")
+        call = self._call
+        if call is None:
+            raise StoreUnavailable("the watch has no stream")
         try:
-            answer = await self._call.read()
+            answer = await call.read()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._cancelled and task is not None and not task.cancelling():
-                raise StoreUnavailable("the watch is closed") from None  # gRPC's way to say so
+            if self._call is not call and not cancelling():
+                raise StoreUnavailable("the watch's stream was ended") from None  # gRPC's way to say so
             raise
         if answer is STREAM_END:
             raise StoreUnavailable("etcd ended the watch")

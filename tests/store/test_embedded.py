@@ -15,12 +15,23 @@ from milpa_ray.store.etcd_binary import find_etcd, may_corrupt
 from milpa_ray.store.etcd_supervisor import ETCD_PID, SUPERVISOR_PID
 from milpa_ray.store.port import Put, Txn
 from milpa_ray.store.process_id import ProcessId
+from tests.etcd_server import free_ports
 from tests.waiting import wait_until
+
+
+def embedded(tmp_path: Path, *, data_dir: str | None = None, config_file: str = "", port: int = 0) -> EmbeddedEtcd:
+    return EmbeddedEtcd(
+        str(tmp_path / "data") if data_dir is None else data_dir,
+        str(tmp_path / "run"),
+        str(tmp_path / "log" / "etcd.log"),
+        config_file,
+        client_port=port or free_ports(1)[0],
+    )
 
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[EmbeddedEtcd]:
-    etcd = EmbeddedEtcd(str(tmp_path / "data"), str(tmp_path / "run"), str(tmp_path / "log" / "etcd.log"))
+    etcd = embedded(tmp_path)
     yield etcd
     etcd.stop()
 
@@ -93,7 +104,7 @@ def test_daemons_have_sessions_of_their_own(etcd: EmbeddedEtcd, tmp_path: Path) 
 def test_the_configuration_file_customizes_etcd(tmp_path: Path) -> None:
     file = tmp_path / "etcd.yml"
     file.write_text(f"data-dir: {tmp_path}/own\nsnapshot-count: 10000\nname: mine\n")
-    etcd = EmbeddedEtcd("", str(tmp_path / "run"), str(tmp_path / "etcd.log"), str(file))
+    etcd = embedded(tmp_path, data_dir="", config_file=str(file))
     try:
         etcd.start()
         assert (tmp_path / "own" / "member").is_dir()
@@ -106,7 +117,7 @@ def test_the_configuration_file_customizes_etcd(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_told_at_once_with_the_log(tmp_path: Path) -> None:
     file = tmp_path / "etcd.yml"
     file.write_text("heartbeat-interval: 5000\nelection-timeout: 10\n")
-    etcd = EmbeddedEtcd(str(tmp_path / "data"), str(tmp_path / "run"), str(tmp_path / "etcd.log"), str(file))
+    etcd = embedded(tmp_path, config_file=str(file))
     with pytest.raises(Terminal, match=r"did not start(.|\n)*election-timeout"):
         etcd.start()
     assert etcd.running() is None
@@ -125,7 +136,7 @@ def test_a_wrong_setting_is_told_at_once_with_the_log(tmp_path: Path) -> None:
 def test_wrong_configuration_files(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "etcd.yml"
     file.write_text(content)
-    etcd = EmbeddedEtcd(str(tmp_path / "data"), str(tmp_path / "run"), str(tmp_path / "etcd.log"), str(file))
+    etcd = embedded(tmp_path, config_file=str(file))
     with pytest.raises(Invalid, match=message):
         etcd.start()
 
@@ -134,7 +145,7 @@ def test_wrong_configuration_files(tmp_path: Path, content: str, message: str) -
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        etcd = EmbeddedEtcd(str(tmp_path / "data"), str(tmp_path / "run"), str(tmp_path / "etcd.log"), client_port=port)
+        etcd = embedded(tmp_path, port=port)
         with pytest.raises(Terminal, match="another process listens"):
             etcd.start()
 
@@ -145,7 +156,7 @@ def test_a_stale_pid_file_names_nobody(tmp_path: Path) -> None:
     stale = ProcessId(mine.pid, mine.started - 1, mine.boot)
     (tmp_path / "run").mkdir()
     stale.save(tmp_path / "run" / ETCD_PID)
-    etcd = EmbeddedEtcd("", str(tmp_path / "run"), str(tmp_path / "etcd.log"))
+    etcd = embedded(tmp_path)
     assert etcd.running() is None
     etcd.stop()
     assert mine.alive()
