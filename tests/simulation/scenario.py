@@ -155,14 +155,16 @@ class Nemesis:
         live = [i.id for i in self._world.cloud.instances.values() if i.live]
         if not live:
             return
-        way, seconds = (self._some().name, self._rng.choice(live)), self._rng.choice((3.0, 15.0, 60.0))
-        self._world.trace("no way from", *way, f"for {seconds:.1f} s")
-        self._world.network.cut.add(way)
-        self._world.troubled(way[1])
+        instance, seconds = self._rng.choice(live), self._rng.choice((3.0, 15.0, 60.0, 120.0))
+        names = list(self._world.places) if self._rng.random() < 0.5 else [self._some().name]
+        ways = {(name, instance) for name in names}
+        self._world.trace("no way to", instance, "from", *names, f"for {seconds:.1f} s")
+        self._world.network.cut |= ways
+        self._world.troubled(instance)
 
         def mend() -> None:
-            self._world.network.cut.discard(way)
-            self._world.troubled(way[1])
+            self._world.network.cut.difference_update(ways)
+            self._world.troubled(instance)
 
         self._later(seconds, mend)
 
