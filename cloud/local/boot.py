@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cloud.local import machine
 from cloud.local.leftovers import control_group
 from cloud.local.network import Card, Network, NetworkError
-from cloud.local.records import InstanceRecord, Records
+from cloud.local.records import InstanceRecord, Records, boot_id
 
 BOOTS_AT_A_TIME = 8
 CARDS_AT_A_TIME = 64
@@ -49,7 +49,7 @@ class Booter:
             loop = asyncio.get_running_loop()
             booting = await loop.run_in_executor(self._pool, machine.spawn, self._spec(record))
             try:
-                record.pid, record.start_time = booting.pid, booting.start_time
+                record.pid, record.start_time, record.boot_id = booting.pid, booting.start_time, boot_id()
                 self._records.save_instance(record)
                 await self._connect(record)
                 if not wanted():

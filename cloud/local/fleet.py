@@ -127,8 +127,9 @@ class Fleet:
                 record, lambda: record.state is InstanceState.PENDING and not self._closing
             )
         except (machine.BootError, NetworkError, OSError) as error:
-            log.error("%s: boot failed: %s", record.id, error)
-            await self._end(record, f"Server.InternalError: {error}")
+            if record.alive:
+                log.error("%s: boot failed: %s", record.id, error)
+                await self._end(record, f"Server.InternalError: {error}")
             return
         if process is None:
             return

@@ -28,7 +28,7 @@ from cloud.local.boot import AgentSettings
 from cloud.local.fleet import Fleet, FleetSettings
 from cloud.local.network import Network, NetworkError
 from cloud.local.proto import hypervisor_pb2_grpc
-from cloud.local.records import Records
+from cloud.local.records import Records, boot_id
 from cloud.local.service import HypervisorService
 from milpa_ray.clock import SystemClock
 from milpa_ray.errors import Invalid
@@ -70,7 +70,7 @@ def _lock(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise StartError(f"dir: a hypervisor of {directory} is running already") from error
         file.truncate(0)
-        file.write(f"{os.getpid()} {machine.start_time_of(os.getpid())}\n")
+        file.write(f"{os.getpid()} {machine.start_time_of(os.getpid())} {boot_id()}\n")
         file.flush()
         yield
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from cloud.local import machine, sweep
 from cloud.local.network import Network, NetworkError
+from cloud.local.records import boot_id
 from milpa_ray.errors import MilpaError
 
 START_TIMEOUT_S = 30.0
@@ -184,8 +185,11 @@ class LocalCloud:
     def _pid(self) -> tuple[int, int] | None:
         """PID and start time of the daemon, if it lives."""
         try:
-            pid, start_time = map(int, (self.directory / _LOCK_FILE).read_text().split())
+            pid_text, start_text, boot = (self.directory / _LOCK_FILE).read_text().split()
+            pid, start_time = int(pid_text), int(start_text)
         except (OSError, ValueError):
+            return None
+        if boot != boot_id():
             return None
         return (pid, start_time) if machine.alive(pid, start_time) else None
 

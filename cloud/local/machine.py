@@ -95,6 +95,7 @@ def spawn(spec: BootSpec) -> Booting:
             cwd=spec.directory,
             env=environment,
             start_new_session=True,
+            umask=0o022,  # the daemon's own is narrower; images would be unpacked with wrong modes
         )
     assert process.stdout is not None
     try:

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +26,9 @@ _Record = TypeVar("_Record", "InstanceRecord", "LaunchRecord")
 class InstanceRecord:
     """One instance. Times are seconds since the epoch.
 
-    ``pid`` and ``start_time`` name the instance's PID 1 as the host sees it; the start time (clock ticks since boot)
-    tells it from a later process with the same number. Invariant: they are on disk before PID 1 is let go.
+    ``pid`` and ``start_time`` name the instance's PID 1 as the host sees it; the start time (clock ticks since the boot
+    ``boot_id``) tells it from a later process with the same number. Invariant: they are on disk before PID 1 is let
+    go.
     """
 
     id: str
@@ -48,6 +50,7 @@ class InstanceRecord:
     hang: bool = False
     pid: int = 0
     start_time: int = 0
+    boot_id: str = ""
     reason: str = ""
 
     def move_to(self, state: InstanceState, at: float, reason: str = "") -> None:
@@ -126,6 +129,8 @@ class Records:
             if found and found[0].token in launches:
                 record = found[0]
                 record.state, record.previous_state = InstanceState(record.state), InstanceState(record.previous_state)
+                if record.boot_id != boot_id():
+                    record.pid = 0  # the machine was restarted: whoever has the number now is a stranger
                 instances[record.id] = record
             elif not found or not found[0].pid:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -133,6 +138,12 @@ class Records:
 
     def _launch_path(self, token: str) -> Path:
         return self.launches_dir / f"{hashlib.sha256(token.encode()).hexdigest()[:40]}.json"
+
+
+@cache
+def boot_id() -> str:
+    """Names the machine's present boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _read_all(kind: type[_Record], paths: Iterator[Path] | list[Path]) -> Iterator[_Record]:

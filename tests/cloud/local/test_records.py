@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud.local.records import InstanceRecord, LaunchRecord, Records
+from cloud.local.records import InstanceRecord, LaunchRecord, Records, boot_id
 from milpa_ray.ports import InstanceState
 
 
@@ -62,6 +62,15 @@ def test_keys_of_another_version_are_passed_over(records: Records) -> None:
     path = records.instance_dir("i-1") / "instance.json"
     path.write_text(path.read_text().replace("{", '{"colour": "red", ', 1))
     assert set(records.read()[0]) == {"i-1"}
+
+
+def test_a_pid_of_another_boot_of_the_machine_is_nobodys(records: Records) -> None:
+    for name, boot in (("i-1", boot_id()), ("i-2", "11111111-2222-3333-4444-555555555555")):
+        stored = instance(name)
+        stored.pid, stored.start_time, stored.boot_id = 4711, 99, boot
+        records.add_instance(stored, b"")
+    records.save_launch(LaunchRecord("token", "print", ["i-1", "i-2"], 1.0))
+    assert {name: record.pid for name, record in records.read()[0].items()} == {"i-1": 4711, "i-2": 0}
 
 
 def test_strip_keeps_the_record_only_and_remove_takes_all(records: Records) -> None:
