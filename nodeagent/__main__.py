@@ -71,6 +71,7 @@ async def _run(options: argparse.Namespace, user_data: UserData, dirs: StateDir)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
+    agent.end_watches()
     await server.stop(0.5)
     await agent.close()
     log.info("ended; units go on")

@@ -37,6 +37,8 @@ class NodeAgent:
         self._watchers: set[asyncio.Event] = set()
         self.pod = PodRunner(tools, facts, self._changed)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: asyncio.Task[None] | None = None
+        self.closing = False
 
     def resume(self) -> None:
         """Goes on where an earlier agent of this state directory was: adopts its units or finishes its stop."""
@@ -46,9 +48,15 @@ class NodeAgent:
         uid = self._held.pod.uid
         log.info("holding pod %s, uid %s", self._held.pod.name, uid)
         if self._memory.agent.stop_uid == uid:
-            self._spawn(self._finish_stop(self._held, 0.0))
+            self._stopping = self._spawn(self._finish_stop(self._held, 0.0))
         else:
             self.pod.apply(self._held)
+
+    def end_watches(self) -> None:
+        """Lets the watch streams end, so that a server can stop without breaking them off."""
+        self.closing = True
+        for event in self._watchers:
+            event.set()
 
     async def close(self) -> None:
         """Ends without touching the units."""
@@ -117,7 +125,10 @@ class NodeAgent:
             record.stop_uid, record.stop_grace_s = pod_uid, grace_s
             self._memory.save_agent()
             log.info("stopping pod %s, grace %g s", self._held.pod.name, grace_s)
-        await self._finish_stop(self._held, grace_s)
+        if self._stopping is None or self._stopping.done():
+            self._stopping = self._spawn(self._finish_stop(self._held, grace_s))
+        # The stop goes on when the caller has given up waiting.
+        await asyncio.shield(self._stopping)
 
     def report(self, known_sequence: int) -> AgentReport:
         """A heartbeat when the caller knows the newest sequence, else the whole status."""
@@ -176,10 +187,11 @@ class NodeAgent:
             for runner in self.pod.runners():
                 rotate(runner.log_path, runner.control_pipe)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -81,8 +81,9 @@ def _remove_cgroups(name: str) -> list[str]:
                     os.kill(int(pid), signal.SIGKILL)
             if not _remove_when_empty(Path(folder)):
                 problems.append(f"cgroup {folder} is still in use")
-        with suppress(OSError):
-            home.parent.rmdir()
+        with suppress(OSError):  # parents go when no other agent is below them
+            for parent in list(home.parents)[: name.count("/")]:
+                parent.rmdir()
     return problems
 
 

@@ -116,6 +116,14 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
         self._nodes: dict[str, HollowNode] = {}
         self._starts: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
+        self._closing = False
+
+    def close(self) -> None:
+        """Lets the watch streams end."""
+        self._closing = True
+        for node in self._nodes.values():
+            for event in node.watchers:
+                event.set()
 
     def stats(self) -> dict[str, Any]:
         """``starts``: pods begun; ``repeated``: uids begun more than once, on whatever nodes; ``calls`` by method."""
@@ -184,7 +192,7 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
         slot = self._wheel.join(event)
         known = -1
         try:
-            while True:
+            while not self._closing:
                 event.clear()
                 report = node.report(known)
                 known = report.sequence
@@ -298,13 +306,14 @@ async def _main(options: argparse.Namespace) -> None:
         ca, cert, key = (path.read_bytes() for path in options.tls)
         credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
     behaviour = Behaviour(options.start_delay_s, options.run_s, options.exit_code, options.heartbeat_s)
-    server, _, port = await serve_hollow(behaviour, f"{options.listen}:{options.port}", credentials)
+    server, agents, port = await serve_hollow(behaviour, f"{options.listen}:{options.port}", credentials)
     print(f"hollow agents ready on port {port}", flush=True)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
-    await server.stop(0.2)
+    agents.close()
+    await server.stop(1.0)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,17 @@ class PodRunner:
     def runner(self, unit_name: str) -> UnitRunner | None:
         return self._runners.get(_slot(unit_name, init=False)) or self._runners.get(_slot(unit_name, init=True))
 
+    def has_ended(self, unit_name: str) -> bool:
+        """The unit will write nothing any more. One that an update is just replacing will."""
+        runner = self.runner(unit_name)
+        if self._stopping is None and self._desired is not None:
+            spec = self._desired.pod.spec
+            if unit_name not in [unit.name for unit in (*spec.units, *spec.init_units)]:
+                return runner is None
+            if runner is None or runner.stopping:
+                return False
+        return runner is None or runner.settled
+
     def runners(self) -> Sequence[UnitRunner]:
         return tuple(self._runners.values())
 
@@ -208,7 +219,8 @@ class PodRunner:
         names = {mount.name for mount in unit.volume_mounts}
         parts = [unit.model_copy(update={"ports": ()}), *(item for item in spec.volumes if item.name in names)]
         parts += [spec.security_context] if spec.security_context else []
-        text = "\n".join(part.model_dump_json() for part in parts)
+        # Defaults are left out, or the next version's new field would restart every unit.
+        text = "\n".join(part.model_dump_json(exclude_defaults=True) for part in parts)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _status(self, unit: Unit, *, init: bool) -> UnitStatus:

@@ -89,7 +89,9 @@ class Runtime:
         except CommandFailed as error:
             await self.delete(cid)
             message = _reason(str(error))
-            raise StartError(message, any(sign in message for sign in _FOR_GOOD)) from None
+            # Only what concerns the unit's own program: the rest may be a passing trouble of the node.
+            final = message.startswith("exec: ") and any(sign in message for sign in _FOR_GOOD)
+            raise StartError(message, final) from None
         return self._container(cid, bundle, pid)
 
     async def _create(self, cid: str, bundle: Path, log: Path) -> int:

@@ -152,7 +152,7 @@ class Service(pb_grpc.NodeAgentServicer):
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.Report]:  # noqa: N802
         known = -1
         with self._agent.changes() as changed:
-            while True:
+            while not self._agent.closing:
                 changed.clear()
                 report = self._agent.report(known)
                 known = report.sequence
@@ -175,12 +175,11 @@ class Service(pb_grpc.NodeAgentServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"the pod has no unit {request.unit!r}")
         decode = unit_logs.decode_k8s if request.unit else unit_logs.decode_plain
         offset = unit_logs.end_offset(path)
-        for piece in _chunks(await asyncio.to_thread(unit_logs.tail, path, decode, request.lines, request.limit_bytes)):
+        for piece in unit_logs.read(path, decode, request.lines, request.limit_bytes):
             yield pb.LogChunk(data=piece)
 
         def ended() -> bool:
-            now = self._agent.pod.runner(request.unit) if request.unit else None
-            return bool(request.unit) and (now is None or now.settled)
+            return self._agent.closing or bool(request.unit and self._agent.pod.has_ended(request.unit))
 
         if request.follow:
             async for data in unit_logs.follow(path, offset, decode, ended):
@@ -225,8 +224,3 @@ async def _abort(error: MilpaError, context: Any) -> None:
     if isinstance(error, AgentRefused):
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
     await context.abort(grpc.StatusCode.INTERNAL, str(error))
-
-
-def _chunks(lines: list[bytes]) -> list[bytes]:
-    data = b"".join(lines)
-    return [data[at : at + unit_logs.CHUNK] for at in range(0, len(data), unit_logs.CHUNK)]

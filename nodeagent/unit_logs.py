@@ -70,6 +70,32 @@ def tail(path: Path, decode: Decode, lines: int, limit_bytes: int) -> list[bytes
     return found
 
 
+def read(path: Path, decode: Decode, lines: int, limit_bytes: int) -> Iterator[bytes]:
+    """The log up to now in pieces of about ``CHUNK`` bytes; ``lines`` and ``limit_bytes`` as for ``tail``."""
+    piece = bytearray()
+    for text in tail(path, decode, lines, limit_bytes) if lines or limit_bytes else _whole(path, decode):
+        piece += text
+        if len(piece) >= CHUNK:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
+
+
+def _whole(path: Path, decode: Decode) -> Iterator[bytes]:
+    """All there is, without holding it: two files of ``ROTATE_BYTES``."""
+    end = end_offset(path)
+    for name, size in ((rotated(path), None), (path, end)):
+        file = _open(name)
+        if file is not None:
+            with file:
+                while size is None or file.tell() < size:
+                    line = file.readline()
+                    if not line:
+                        break
+                    yield decode(line)
+
+
 async def follow(path: Path, offset: int, decode: Decode, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
     """What is written from ``offset`` on, over rotations, until ``ended()`` and everything is read."""
     while (file := _open(path)) is None:
