@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,18 @@ from milpa_ray.errors import AgentRefused, StaleToken
 from milpa_ray.ports import AgentReport, DesiredPod, Token
 from nodeagent.client import GrpcAgent
 from nodeagent.processes import find_by_arguments
-from tests.nodeagent.agents import OWNER, UID, RunningAgent, log_of, pod, report_when, state_of, states, unit
+from tests.nodeagent.agents import (
+    OWNER,
+    UID,
+    RunningAgent,
+    log_of,
+    pod,
+    report_when,
+    running_agent,
+    state_of,
+    states,
+    unit,
+)
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -280,3 +292,36 @@ def test_second_agent_on_one_state_directory_is_refused(agent: RunningAgent, tmp
     other = RunningAgent(tmp_path)
     with pytest.raises(AssertionError, match="another agent runs on"):
         other.start()
+
+
+async def test_a_stop_goes_on_when_its_caller_has_gone(agent: RunningAgent, image: str) -> None:
+    client = agent.dial()
+    await client.dispatch(
+        OWNER, pod(unit("slow", image, "trap 'sleep 1; exit 6' TERM; while true; do sleep 0.05; done"))
+    )
+    await report_when(client, all_running)
+    stop = asyncio.create_task(client.stop(OWNER, UID, 20.0))
+    await eventually(lambda: "stopping with SIGTERM" in (agent.state / "agent.log").read_text())
+    stop.cancel()
+    assert states(await report_when(client, lambda r: r.stopped)) == {"slow": "exit 6"}
+    await client.close()
+
+
+async def test_a_pause_is_shortened_neither_nor_repeated_by_a_restart_of_the_agent(tmp_path: Path, image: str) -> None:
+    with running_agent(tmp_path, "--restart-back-off-s", "2") as agent:
+        client = agent.dial()
+        await client.dispatch(OWNER, pod(unit("a", image, "exit 1")))
+        waiting = await report_when(client, lambda r: "CrashLoop" in states(r)["a"])
+        assert waiting.units is not None
+        last = waiting.units[0].last_state
+        assert last is not None
+        assert last.terminated is not None
+        assert last.terminated.finished_at is not None
+        agent.kill()
+        agent.start()
+        again = agent.dial()
+        await report_when(again, lambda r: r.units[0].restart_count == 1)
+        passed = datetime.now(UTC) - last.terminated.finished_at
+        assert 2.0 <= passed.total_seconds() < 3.5
+        await client.close()
+        await again.close()
