@@ -1,7 +1,9 @@
+import asyncio
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from milpa_ray.store.embedded import EmbeddedEtcd
 from milpa_ray.store.etcd import EtcdStore
 from milpa_ray.store.etcd_binary import find_etcd, may_corrupt
 from milpa_ray.store.etcd_supervisor import ETCD_PID, SUPERVISOR_PID
-from milpa_ray.store.port import Put, Txn
+from milpa_ray.store.port import Put, Txn, WatchBatch
 from milpa_ray.store.process_id import ProcessId
 from tests.etcd_server import free_ports
 from tests.waiting import wait_until
@@ -79,6 +81,17 @@ async def test_a_killed_etcd_comes_back_by_itself(etcd: EmbeddedEtcd, tmp_path: 
     killed.send(signal.SIGKILL)
     wait_until(lambda: process(tmp_path, ETCD_PID) != killed and process(tmp_path, ETCD_PID).alive())
     assert await read(endpoint) == b"kept"
+
+
+@pytest.mark.integration
+async def test_an_idle_watch_gets_progress_marks(etcd: EmbeddedEtcd) -> None:
+    """Also from a release whose answers to progress requests are not exact."""
+    store = EtcdStore(EtcdConfig((etcd.start(),)), exact_marks=False)
+    async with aclosing(store.watch("/a", "/b", await store.revision() + 1)) as watch:
+        waiting = asyncio.ensure_future(anext(watch))
+        elsewhere = (await store.commit(Txn(ops=(Put("/z", b""),)))).revision
+        assert await asyncio.wait_for(waiting, 10) == WatchBatch(elsewhere)
+    await store.close()
 
 
 @pytest.mark.integration
