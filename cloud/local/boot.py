@@ -4,6 +4,7 @@ Keeps the order that crash safety needs: the PID is on disk before init is let g
 """
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,12 @@ from cloud.local.leftovers import control_group
 from cloud.local.network import Card, Network, NetworkError
 from cloud.local.records import InstanceRecord, Records, boot_id
 
-BOOTS_AT_A_TIME = 8
+BOOTS_AT_A_TIME = max(4, 2 * (os.cpu_count() or 1))
+"""Instances between their start and their agent's first answer. An agent's start is a third of a second of CPU:
+bounded, the first ones are ready early and the controllers on the same machine are not starved."""
+AGENT_START_S = 5.0
+"""How long an agent that does not answer keeps its turn from others."""
+_POLL_S = 0.1
 CARDS_AT_A_TIME = 64
 _ANY_ADDRESS = "0.0.0.0"  # noqa: S104  (of the instance's own network namespace)
 
@@ -36,6 +42,7 @@ class Booter:
         self._turns = asyncio.Semaphore(BOOTS_AT_A_TIME)
         self._cards: list[tuple[Card, asyncio.Future[None]]] = []
         self._connecting: asyncio.Task[None] | None = None
+        self._starting: set[asyncio.Task[None]] = set()
 
     async def boot(self, record: InstanceRecord, wanted: Callable[[], bool]) -> subprocess.Popen[bytes] | None:
         """Boots the instance; None when it is not wanted any more. The process is to be reaped by the caller.
@@ -43,23 +50,52 @@ class Booter:
         Raises:
             BootError, NetworkError, OSError: it failed; nothing of it runs.
         """
-        async with self._turns:
+        await self._turns.acquire()
+        process = None
+        try:
+            if wanted():
+                process = await self._boot(record, wanted)
+        finally:
+            if process is None or record.hang:
+                self._turns.release()
+            else:
+                task = asyncio.create_task(self._release_turn(record))
+                self._starting.add(task)
+                task.add_done_callback(self._starting.discard)
+        return process
+
+    def close(self) -> None:
+        """Stops waiting for agents. Call when no boot is under way."""
+        for task in self._starting:
+            task.cancel()
+
+    async def _boot(self, record: InstanceRecord, wanted: Callable[[], bool]) -> subprocess.Popen[bytes] | None:
+        loop = asyncio.get_running_loop()
+        booting = await loop.run_in_executor(self._pool, machine.spawn, self._spec(record))
+        try:
+            record.pid, record.start_time, record.boot_id = booting.pid, booting.start_time, boot_id()
+            self._records.save_instance(record)
+            await self._connect(record)
             if not wanted():
+                await loop.run_in_executor(self._pool, booting.abandon)
                 return None
-            loop = asyncio.get_running_loop()
-            booting = await loop.run_in_executor(self._pool, machine.spawn, self._spec(record))
-            try:
-                record.pid, record.start_time, record.boot_id = booting.pid, booting.start_time, boot_id()
-                self._records.save_instance(record)
-                await self._connect(record)
-                if not wanted():
-                    await loop.run_in_executor(self._pool, booting.abandon)
-                    return None
-            except BaseException:
-                booting.abandon()
-                raise
-            await loop.run_in_executor(self._pool, booting.release)
-            return booting.process
+        except BaseException:
+            booting.abandon()
+            raise
+        await loop.run_in_executor(self._pool, booting.release)
+        return booting.process
+
+    async def _release_turn(self, record: InstanceRecord) -> None:
+        """Gives the turn to the next boot once the agent listens, has been slow for long, or is not wanted."""
+        try:
+            async with asyncio.timeout(AGENT_START_S):
+                # Nothing tells when a port opens, hence the polling.
+                while record.alive and not await _listens(record.private_ip, self._agent.port):  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            pass
+        finally:
+            self._turns.release()
 
     def _spec(self, record: InstanceRecord) -> machine.BootSpec:
         directory = self._records.instance_dir(record.id)
@@ -110,3 +146,12 @@ class Booter:
             if not made.done():  # its boot may have been given up meanwhile
                 made.set_result(None)
         return None
+
+
+async def _listens(address: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(address, port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -238,6 +238,7 @@ class Fleet:
                 held.boot.cancel()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+        self._booter.close()
         for instance_id in list(self._held):
             self._unwatch(instance_id)
         self._pool.shutdown()

@@ -38,6 +38,7 @@ log = logging.getLogger("milpa.hypervisor")
 
 HOUSEKEEPING_S = 1.0
 MAX_SOCKET_PATH = 107
+API_PORT = 54555
 LOCK_FILE = "hypervisor.lock"
 
 
@@ -83,7 +84,7 @@ async def _serve(options: argparse.Namespace) -> None:
         subnet=options.subnet,
         owner=str(options.dir),
         registry_ports=tuple(options.registry_port),
-        host_ports=tuple(options.host_port),
+        host_ports=(API_PORT,) if options.host_port is None else tuple(options.host_port),
     )
     offers = _offers(options.region)
     network.up()
@@ -152,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--subnet", type=ipaddress.IPv4Network, default=ipaddress.IPv4Network("10.210.0.0/16"))
     add("--region", default="us-east-1", help="region whose types and zones are offered")
     add("--registry-port", type=int, nargs="*", action="extend", default=[], help="loopback ports for instances")
-    add("--host-port", type=int, nargs="*", action="extend", default=[], help="host ports open to instances")
+    add("--host-port", type=int, nargs="*", action="extend", help=f"host ports open to instances ({API_PORT})")
     add("--boot-delay", type=float, default=0.0, help="seconds that each instance stays pending")
     add("--max-instances", type=int, default=250, help="living instances at the same time")
     add("--terminated-kept", type=float, default=300.0, help="seconds that terminated instances stay listed")

@@ -7,12 +7,14 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from cloud.local.client import LocalCompute
 from cloud.local.lifecycle import CloudOptions, LocalCloud
+from cloud.local.network import used_ranges
 
 CLUSTER = "test"
 WEB_AGENT = "sh -c 'hostname >name; exec busybox httpd -f -p 6421 -h .'"
@@ -22,8 +24,11 @@ MakeCloud = Callable[..., LocalCloud]
 
 
 def random_subnet() -> str:
-    """A /24 that hardly anybody uses; tests may run next to each other."""
-    return f"10.{random.randint(220, 249)}.{random.randint(0, 255)}.0/24"
+    """A free /24; tests may run next to each other."""
+    while True:
+        subnet = IPv4Network(f"10.{random.randint(220, 249)}.{random.randint(0, 255)}.0/24")
+        if not any(taken.overlaps(subnet) for taken, _ in used_ranges()):
+            return str(subnet)
 
 
 @pytest.fixture(scope="module")
