@@ -155,6 +155,7 @@ class AgentLink:
                 if hello.node_name and hello.node_name != self.node.name:
                     # The address was given to another instance; ours is gone, and the cloud will say so.
                     raise Retryable(f"{self.node.private_ip} answers as node {hello.node_name}")
+                self.heard = asyncio.get_running_loop().time()
                 if deps.enrol and not hello.enrolled:
                     await agent.enroll(deps.token(), self.node.name)
                     self.enrolled = True
