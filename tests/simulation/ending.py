@@ -53,6 +53,8 @@ def _pod(world: World, wish: Wish, pod: Pod) -> Iterator[str]:
     if pod.metadata.deletion_timestamp is not None:
         yield f"pod {pod.name} ({pod.status.phase}) is deleted but still there: {pod.status.reason}"
         return
+    if wish.deleted and wish.uid not in world.invariants.removed:
+        yield f"pod {pod.name} ({wish.uid}): its acknowledged deletion is lost"
     phases = expected_phases(wish, wish.uid in world.invariants.interrupted)
     if pod.spec.phase == PodPhase.TERMINATED:
         phases = phases & POD_TERMINAL | {PodPhase.TERMINATED}

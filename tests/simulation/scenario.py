@@ -13,8 +13,10 @@ from random import Random
 from milpa_ray.limits import Limits
 from tests.simulation.ending import unmet
 from tests.simulation.loop import Deadlock, OutOfSteps
-from tests.simulation.users import Ledger, user
-from tests.simulation.world import Faults, Place, Ports, Violation, World
+from tests.simulation.process import in_world
+from tests.simulation.servers import ApiServers, UserFaults
+from tests.simulation.users import Ledger, User
+from tests.simulation.world import Faults, Place, Violation, World
 
 LEVELS = (0.0, 0.0, 0.3, 1.0, 1.0, 3.0, 10.0)
 """How bad a probability is, against the written one; drawn for each knob, so that runs differ in what goes wrong."""
@@ -52,6 +54,7 @@ class Size:
 
     shards: int
     coordinators: int
+    servers: int
     pods: int
     trouble_s: float
     trouble_every_s: float
@@ -61,6 +64,7 @@ class Size:
         return Size(
             shards=rng.choice((1, 2, 2, 3)),
             coordinators=rng.choice((1, 2, 2)),
+            servers=rng.choice((1, 2)),
             pods=rng.randint(3, 14),
             trouble_s=rng.uniform(40.0, 160.0),
             trouble_every_s=rng.choice((1.0, 2.0, 5.0, 10.0, 20.0)),
@@ -131,15 +135,14 @@ class Nemesis:
             self._rng.choices(deeds, weights)[0]()
 
     def _some(self) -> Place:
-        return self._rng.choice([p for p in self._world.places.values() if p.role != "user"])
+        return self._rng.choice(list(self._world.places.values()))
 
     def _kill(self) -> None:
         self._world.kill(self._some())
 
     def _kill_all(self) -> None:
         for place in list(self._world.places.values()):
-            if place.role != "user":
-                self._world.kill(place)
+            self._world.kill(place)
 
     def _pause(self) -> None:
         self._world.pause(self._some(), self._rng.choice((1.0, 4.0, 8.0, 15.0, 40.0)) * (0.5 + self._rng.random()))
@@ -203,19 +206,21 @@ def run_seed(seed: int, cluster: Callable[[World, Size], None], say: Callable[[s
     ledger = Ledger()
     orders = ledger.draw(rng, size.pods, size.trouble_s)
     report = Report(seed)
+    servers = ApiServers(world.loop, world.rng("users"), UserFaults())
 
     async def drive() -> None:
         world.trace(size)
         cluster(world, size)
 
-        async def script(ports: Ports) -> None:
-            await user(ports, ledger, orders)
-
-        world.place("user", "user", script)
+        for number in range(size.servers):
+            world.place(f"server-{number}", "server", servers.serve)
+        using = in_world(world.loop, User(world, servers, ledger).run(orders))
         await Nemesis(world, rng, size).run()
         world.trace("peace")
         faults.heal()
+        servers.faults.heal()
         await _peace(world, ledger)
+        await using
 
     try:
         world.run(drive())

@@ -1,21 +1,24 @@
-"""Simulated users: they create, change, stop and delete pods as an API server does, and remember what was promised.
+"""Simulated users: they create, change, stop and delete pods through the API servers, and remember what was promised.
 
 An operation whose answer is lost is tried again until its outcome is known, as the client library does; so at the end
 every operation is acknowledged, and the ledger says what must be true.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import TypeVar
 
 from milpa_ray.api.meta import ObjectMeta
 from milpa_ray.api.pod import Pod, PodPhase, PodSpec, RestartPolicy, Unit
-from milpa_ray.errors import StoreUnavailable
-from milpa_ray.store.port import Compare, Entry, Put, Txn
+from milpa_ray.errors import Retryable
+from milpa_ray.proto import milpa_pb2 as pb
 from tests.simulation.machines import BEHAVIOUR
-from tests.simulation.world import Ports
+from tests.simulation.servers import Api, ApiServers
+from tests.simulation.world import World
 
+T = TypeVar("T")
 RETRY_S = 1.0
 
 
@@ -28,6 +31,7 @@ class Wish:
     behaviour: str
     policy: RestartPolicy
     units: int = 1
+    image: int = 1
     created: bool = False
     stopped: bool = False
     deleted: bool = False
@@ -80,128 +84,117 @@ class Ledger:
         return wish
 
 
-async def user(ports: Ports, ledger: Ledger, orders: list[Order]) -> None:
-    """Carries out the orders, each in its own time."""
-    ledger.pending += len(orders)
-    async with asyncio.TaskGroup() as group:
-        for order in orders:
-            group.create_task(_carry_out(ports, ledger, order))
+class User:
+    """Carries out orders through the API servers, and reads back what it wrote."""
 
+    def __init__(self, world: World, servers: ApiServers, ledger: Ledger) -> None:
+        self._world = world
+        self._servers = servers
+        self._ledger = ledger
 
-async def _carry_out(ports: Ports, ledger: Ledger, order: Order) -> None:
-    await asyncio.sleep(max(0.0, order.at_s - ports.world.loop.time()))
-    wish = order.wish
-    while order.after is not None and not order.after.deleted:  # noqa: ASYNC110
-        await asyncio.sleep(RETRY_S)
-    if order.verb == "create":
-        await _create(ports, wish)
-        wish.created = True
-    else:
-        while not wish.created:  # noqa: ASYNC110
+    async def run(self, orders: list[Order]) -> None:
+        """Carries out all orders, each in its own time."""
+        self._ledger.pending += len(orders)
+        async with asyncio.TaskGroup() as group:
+            for order in orders:
+                group.create_task(self._carry_out(order))
+
+    async def _carry_out(self, order: Order) -> None:
+        await asyncio.sleep(order.at_s)
+        wish = order.wish
+        while order.after is not None and not order.after.deleted:  # noqa: ASYNC110
             await asyncio.sleep(RETRY_S)
-        await _change(ports, wish, _CHANGES[order.verb](ports))
-        if order.verb == "delete":
-            wish.deleted = True
-        if order.verb == "stop":
-            wish.stopped = True
-    ports.world.trace(ports.process, order.verb, wish.name, "acknowledged")
-    ledger.pending -= 1
+        while order.verb != "create" and not wish.created:  # noqa: ASYNC110
+            await asyncio.sleep(RETRY_S)
+        match order.verb:
+            case "create":
+                await self._create(wish, order.after)
+            case "update":
+                await self._update(wish)
+            case "stop":
+                await self._stop(wish)
+            case "delete":
+                await self._delete(wish)
+        self._world.trace("user", order.verb, wish.name, "acknowledged")
+        await self._read_back(wish.name)
+        self._ledger.pending -= 1
+
+    async def _create(self, wish: Wish, before: Wish | None) -> None:
+        """Creates the pod; waits while its name is taken by the one ``before``, and deletes that again should an early
+        try of its creation have taken effect only now."""
+        request = pb.WriteRequest(verb=pb.CREATE, objects=[manifest(wish).to_json()], uids=[wish.uid])
+        while True:
+            result = await self._until_answered(lambda api: api.write(request))
+            if result.outcome == pb.CREATED:
+                wish.created = True
+                return
+            self._expect(result, pb.ALREADY_EXISTS, pb.FAILED)
+            await asyncio.sleep(RETRY_S)
+            if before is not None:
+                await self._delete(before)
+
+    async def _update(self, wish: Wish) -> None:
+        wish.image += 1
+        await self._write(wish)
+
+    async def _stop(self, wish: Wish) -> None:
+        wish.stopped = True
+        await self._write(wish)
+
+    async def _write(self, wish: Wish) -> None:
+        """Brings the stored pod to what is wished, unless it is gone or going."""
+        pod = manifest(wish)
+        pod = pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"uid": wish.uid})})
+        while True:
+            request = pb.WriteRequest(verb=pb.UPDATE, objects=[pod.to_json()])
+            result = await self._until_answered(lambda api, request=request: api.write(request))
+            if result.outcome != pb.FAILED:
+                self._expect(result, pb.UPDATED, pb.UNCHANGED, pb.NOT_FOUND, pb.CONFLICT)
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def _delete(self, wish: Wish) -> None:
+        request = pb.DeleteRequest(refs=[pb.Ref(kind="Pod", name=wish.name, uid=wish.uid)])
+        while True:
+            result = await self._until_answered(lambda api: api.delete(request))
+            if result.outcome in (pb.DELETED, pb.NOT_FOUND):
+                wish.deleted = True
+                return
+            self._expect(result, pb.CONFLICT, pb.FAILED)
+            await asyncio.sleep(RETRY_S)
+
+    async def _until_answered(self, question: Callable[[Api], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await self._servers.ask(question)
+            except Retryable:
+                await asyncio.sleep(RETRY_S)
+
+    def _expect(self, result: pb.WriteResult, *outcomes: int) -> None:
+        if result.outcome not in outcomes:
+            self._world.fail(f"a server answered {pb.Outcome.Name(result.outcome)} for {result.name}: {result.message}")
+
+    async def _read_back(self, name: str) -> None:
+        """Any server must show what was committed before it was asked."""
+        key = self._world.keys.pod(name)
+        before = self._world.server.entries.get(key)
+        found = await self._until_answered(lambda api: api.read(name))
+        now = self._world.server.entries.get(key)
+        if found is None:
+            if before is not None and now is not None and now.create_revision == before.create_revision:
+                self._world.fail(f"a server did not show pod {name}, which was there at revision {before.mod_revision}")
+        elif before is not None and found.revision < before.mod_revision:
+            self._world.fail(f"a server showed pod {name} of {found.revision}, after it was at {before.mod_revision}")
 
 
-def new_pod(ports: Ports, wish: Wish) -> Pod:
+def manifest(wish: Wish) -> Pod:
+    """What the user writes."""
     return Pod(
-        metadata=ObjectMeta(
-            name=wish.name,
-            uid=wish.uid,
-            generation=1,
-            creation_timestamp=ports.clock.now(),
-            labels={BEHAVIOUR: wish.behaviour},
-        ),
+        metadata=ObjectMeta(name=wish.name, labels={BEHAVIOUR: wish.behaviour}),
         spec=PodSpec(
+            phase=PodPhase.TERMINATED if wish.stopped else PodPhase.RUNNING,
             restart_policy=wish.policy,
-            units=tuple(Unit(name=f"u{n}", image="sim") for n in range(wish.units)),
+            units=tuple(Unit(name=f"u{n}", image=f"sim:{wish.image}") for n in range(wish.units)),
             instance_type="t3.nano",
         ),
     )
-
-
-async def _create(ports: Ports, wish: Wish) -> None:
-    """Creates the pod; waits while its name is taken by another."""
-    key, value = ports.keys.pod(wish.name), new_pod(ports, wish).to_json()
-    while True:
-        try:
-            result = await ports.store.commit(Txn((Compare(key, 0),), (Put(key, value),)))
-        except StoreUnavailable:
-            await asyncio.sleep(RETRY_S)
-            continue
-        if result.ok:
-            return
-        entry = result.current[0]
-        if entry is not None and Pod.from_json(entry.value).uid == wish.uid:
-            return
-        await asyncio.sleep(RETRY_S)
-
-
-async def _change(ports: Ports, wish: Wish, change: Callable[[Pod], Pod]) -> None:
-    """Changes the pod by compare-and-swap, if it still exists."""
-    key = ports.keys.pod(wish.name)
-    entry = await _read(ports, key)
-    while entry is not None:
-        pod = Pod.from_json(entry.value)
-        changed = change(pod)
-        if pod.uid != wish.uid or changed == pod:
-            return
-        try:
-            result = await ports.store.commit(Txn((Compare(key, entry.mod_revision),), (Put(key, changed.to_json()),)))
-        except StoreUnavailable:
-            await asyncio.sleep(RETRY_S)
-            entry = await _read(ports, key)
-            continue
-        if result.ok:
-            return
-        entry = result.current[0]
-
-
-async def _read(ports: Ports, key: str) -> Entry | None:
-    while True:
-        try:
-            return await ports.store.get(key)
-        except StoreUnavailable:
-            await asyncio.sleep(RETRY_S)
-
-
-def _delete(ports: Ports) -> Callable[[Pod], Pod]:
-    def change(pod: Pod) -> Pod:
-        if pod.metadata.deletion_timestamp is not None:
-            return pod
-        return pod.model_copy(
-            update={"metadata": pod.metadata.model_copy(update={"deletion_timestamp": ports.clock.now()})}
-        )
-
-    return change
-
-
-def _stop(ports: Ports) -> Callable[[Pod], Pod]:
-    def change(pod: Pod) -> Pod:
-        if pod.spec.phase == PodPhase.TERMINATED:
-            return pod
-        spec = pod.spec.model_copy(update={"phase": PodPhase.TERMINATED})
-        return _next_generation(pod).model_copy(update={"spec": spec})
-
-    return change
-
-
-def _update(ports: Ports) -> Callable[[Pod], Pod]:
-    def change(pod: Pod) -> Pod:
-        units = tuple(unit.model_copy(update={"image": f"sim:{pod.metadata.generation}"}) for unit in pod.spec.units)
-        return _next_generation(pod).model_copy(update={"spec": pod.spec.model_copy(update={"units": units})})
-
-    return change
-
-
-def _next_generation(pod: Pod) -> Pod:
-    metadata = pod.metadata.model_copy(update={"generation": pod.metadata.generation + 1})
-    return pod.model_copy(update={"metadata": metadata})
-
-
-_CHANGES = {"delete": _delete, "stop": _stop, "update": _update}

@@ -238,7 +238,7 @@ class World:
         self.loop.call_later(seconds, resume, context=Context())
 
     def _restart_later(self, place: Place) -> None:
-        if not place.retired and place.role != "user":
+        if not place.retired:
             delay = self.rng(f"restart/{place.name}/{place.starts}").random() * self.faults.restart_s
             self.loop.call_later(delay, self.start, place, context=Context())
 
