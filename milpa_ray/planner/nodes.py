@@ -9,6 +9,7 @@ from milpa_ray.api.node import Node, NodePhase, NodeSpec, NodeStatus
 from milpa_ray.api.phases import POD_TERMINAL
 from milpa_ray.api.pod import PlacementSpec, Pod
 from milpa_ray.planner.choose import Choice
+from milpa_ray.planner.pods import live_node
 from milpa_ray.planner.snapshot import Case, Draft
 
 UNREACHABLE = "Unreachable"
@@ -66,7 +67,10 @@ def needed(draft: Draft, node: Node) -> bool:
     pod = draft.pod
     if pod is None or pod.uid != node.status.pod_uid or pod.status.phase in POD_TERMINAL or node.spec.terminate:
         return False
-    return not pod.status.bound_node_name or pod.status.bound_node_name == node.name
+    if pod.status.bound_node_name:
+        return pod.status.bound_node_name == node.name
+    chosen = live_node(draft, pod)
+    return chosen is None or chosen.name == node.name
 
 
 def _age_s(draft: Draft, node: Node) -> float:

@@ -29,7 +29,8 @@ LAUNCH_REJECTED = "LaunchRejected"
 ENDING_REASONS = frozenset({START_FAILED, UNIT_FAILED})
 """Reasons that, stored on a pod that is Dispatching or Running, say that it is being stopped for good."""
 
-LIVE_NODE = frozenset({NodePhase.CREATING, NodePhase.CREATED, NodePhase.AVAILABLE, NodePhase.CLAIMED})
+TOWARDS_CLAIMED = (NodePhase.CREATING, NodePhase.CREATED, NodePhase.AVAILABLE, NodePhase.CLAIMED)
+LIVE_NODE = frozenset(TOWARDS_CLAIMED)
 
 
 def ends(pod: Pod) -> bool:
@@ -38,15 +39,17 @@ def ends(pod: Pod) -> bool:
 
 
 def live_node(draft: Draft, pod: Pod) -> Node | None:
-    """The node made for this pod that can still serve it."""
-    return next(
-        (
-            node
-            for node in draft.nodes.values()
-            if node.status.pod_uid == pod.uid and node.status.phase in LIVE_NODE and not node.spec.terminate
-        ),
-        None,
-    )
+    """The node made for this pod that can still serve it: of several the one that has come furthest.
+
+    There can be several when the commit that made the first was sent twice, and arrived once more after that node's
+    end; the others are surplus.
+    """
+    able = [
+        node
+        for node in draft.nodes.values()
+        if node.status.pod_uid == pod.uid and node.status.phase in LIVE_NODE and not node.spec.terminate
+    ]
+    return max(able, key=lambda node: (TOWARDS_CLAIMED.index(node.status.phase), node.name), default=None)
 
 
 def plan_pod(draft: Draft) -> bool:

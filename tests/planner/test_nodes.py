@@ -116,3 +116,10 @@ class TestTerminated:
         result = plan(make_case(None, make_node(N.TERMINATED, since=ago(31))))
         assert written(result) == {"n1": None}
         assert [n.status for n in result.notices] == ["node-purged"]
+
+
+def test_of_two_nodes_for_one_waiting_pod_the_one_behind_is_ended() -> None:
+    ahead, behind = make_node(N.CREATED, "ahead"), make_node(N.CREATING, "behind")
+    result = plan(make_case(make_pod(), behind, ahead))
+    assert written(result)["behind"].spec.terminate  # type: ignore[union-attr]
+    assert "ahead" not in written(result)
