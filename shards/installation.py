@@ -17,11 +17,11 @@ import yaml
 
 from milpa_ray.errors import MilpaError
 from milpa_ray.paths import Home
-from milpa_ray.settings import Settings, load_settings
+from milpa_ray.settings import Settings
 from milpa_ray.store.embedded import EmbeddedEtcd
 from shards.actors import ActorConfig, ApiActor, CoordinatorActor, ShardActor
 from shards.launch import ActorSpec, hosts, start_actors, statuses, stop_actors
-from shards.layout import UpOptions, load_options, locked, make_home, save_options
+from shards.layout import UpOptions, load_options, locked, make_home, read_settings, save_options
 from shards.local_cloud import local_cloud
 from shards.ray_cluster import RayCluster
 
@@ -56,7 +56,7 @@ class Installation:
     @cached_property
     def settings(self) -> Settings:
         """Raises ``Invalid``, with all errors of the file."""
-        return load_settings(self.config_file)
+        return read_settings(self.home, self.config_file)
 
     @property
     def ray(self) -> RayCluster:
@@ -247,12 +247,17 @@ class Installation:
         return found
 
     def _delete_data(self, progress: Progress) -> None:
-        folders = [self.home.data, self.home.local, self.home.run, self.home.log]
+        data_dirs = [self.home.data]
         try:
-            folders.append(Path(self.settings.etcd.internal.data_dir))
+            data_dirs.append(Path(self.settings.etcd.internal.data_dir))
         except MilpaError as error:
             progress(f"a data directory that only the settings name stays, for they are wrong: {error}")
-        for folder in dict.fromkeys(folders):
+        for folder in dict.fromkeys(data_dirs):
+            # etcd's own folder only: a directory that the settings name may hold other things.
+            if (folder / "member").exists():
+                shutil.rmtree(folder / "member")
+                progress(f"deleted the store in {folder}")
+        for folder in (self.home.local, self.home.run, self.home.log):
             if folder.exists():
                 shutil.rmtree(folder)
                 progress(f"deleted {folder}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from milpa_ray.errors import MilpaError
 from milpa_ray.paths import Home
+from milpa_ray.settings import Settings, load_settings
 from shards.ray_cluster import LOOPBACK
 
 DEFAULT_SERVER_YML = Path(__file__).with_name("default_server.yml")
@@ -50,6 +51,16 @@ def make_home(home: Home) -> bool:
             "place with --home or MILPA_HOME"
         ) from error
     return True
+
+
+def read_settings(home: Home, config_file: Path) -> Settings:
+    """The settings in ``config_file`` for ``home``, wherever ``MILPA_HOME`` points: defaults such as the data directory
+    are below it.
+
+    Raises:
+        Invalid: with all errors of the file.
+    """
+    return load_settings(config_file, {**os.environ, "MILPA_HOME": str(home.root)})
 
 
 def save_options(home: Home, options: UpOptions) -> None:

@@ -26,13 +26,14 @@ from milpa_ray.pki import CertificateAuthority
 from milpa_ray.planner.choose import Offers
 from milpa_ray.ports import CONTROLLER_IDENTITY, node_identity
 from milpa_ray.server.api import ApiConfig, ApiServer, ServerTls
-from milpa_ray.settings import Settings, load_settings
+from milpa_ray.settings import Settings
 from milpa_ray.store.connection import EtcdConfig
 from milpa_ray.store.etcd import EtcdStore
 from milpa_ray.store.lease import ThreadLeaseKeeper
 from nodeagent.client import GrpcDialer
 from shards.actors import ActorConfig
 from shards.gathering import controller_dumps
+from shards.layout import read_settings
 from shards.local_cloud import hypervisor_socket
 
 
@@ -65,7 +66,7 @@ class Parts:
             Invalid: the settings or the certificate folder are wrong. StoreUnavailable: the store does not answer.
         """
         home = Home(Path(config.home))
-        settings = await asyncio.to_thread(load_settings, Path(config.config_file))
+        settings = await asyncio.to_thread(read_settings, home, Path(config.config_file))
         keys = Keys(settings.cluster_name)
         etcd = etcd_config(settings, config.endpoints)
         store = EtcdStore(etcd)

@@ -1,6 +1,5 @@
 """Ray of one home on a real machine: reachable from this host alone, by token alone, ended by pid."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,14 +47,23 @@ def test_no_ray_client_server_and_no_dashboard_page(ray_cluster: RayCluster) -> 
     assert "monitor" not in titles
 
 
-def test_without_the_token_nobody_gets_in(ray_cluster: RayCluster) -> None:
-    script = f"import ray; ray.init(address={ray_cluster.address()!r}, _node_ip_address='127.0.0.1'); print('in')"
-    environment = {**ray_cluster.environment(), "RAY_AUTH_TOKEN_PATH": "/dev/null", "RAY_AUTH_TOKEN": "wrong" * 8}
-    done = subprocess.run(
+def first_word(cluster: RayCluster, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """One question to the head, asked by another process; a driver would ask the same one again for 20 s."""
+    script = f"""from ray._raylet import GcsClient
+GcsClient(address={cluster.address()!r}).internal_kv_keys(b"", None, 5)
+print("in")"""
+    return subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode != 0
-    assert "in\n" not in done.stdout
+
+
+def test_without_the_token_nobody_gets_in(ray_cluster: RayCluster) -> None:
+    right = ray_cluster.environment()
+    wrong = {**right, "RAY_AUTH_TOKEN_PATH": "/dev/null", "RAY_AUTH_TOKEN": "wrong" * 8}
+    assert first_word(ray_cluster, right).stdout == "in\n"
+    refused = first_word(ray_cluster, wrong)
+    assert refused.stdout == ""
+    assert "InvalidAuthToken" in refused.stderr
     assert ray_cluster.token_file.stat().st_mode & 0o777 == 0o600
 
 
@@ -78,14 +86,23 @@ def test_stop_leaves_nothing_and_touches_no_other_ray(ray_cluster: RayCluster, t
         pass
 
 
-def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.ray_cluster.START_TIMEOUT_S", 2.0)  # the head runs by then, its node does not
     cluster = RayCluster(Home(tmp_path))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(RayFailed, match=r"ray-start\.log"):
-            cluster.start_head(port=taken.getsockname()[1])
+    with pytest.raises(RayFailed, match=r"ray-start\.log"):
+        cluster.start_head()
     assert cluster.processes() == []
+    assert not cluster.temp_dir.exists()
+
+
+def test_joining_needs_a_token_and_a_head(tmp_path: Path) -> None:
+    cluster = RayCluster(Home(tmp_path), node_ip="127.0.0.1")
+    with pytest.raises(RayFailed, match=r"ray\.token is missing"):
+        cluster.join("127.0.0.1:1")
+    cluster.token_file.parent.mkdir(parents=True)
+    cluster.token_file.write_text("00")
+    with pytest.raises(RayFailed, match="no Ray head answers"):
+        cluster.join("127.0.0.1:1")
 
 
 def test_foreign_directory_in_the_way_is_refused(tmp_path: Path) -> None:

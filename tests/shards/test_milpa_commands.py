@@ -1,0 +1,118 @@
+"""``milpa``: what it says when something is wrong, and that it leaves nothing then."""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from milpa_ray.paths import Home
+from shards.installation import Installation
+from shards.layout import DEFAULT_SERVER_YML, HomeProblem, UpOptions, load_options, locked, make_home, read_settings
+from shards.layout import save_options as save
+from tests.shards.installation import Milpa
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def milpa() -> Iterator[Milpa]:
+    with tempfile.TemporaryDirectory(prefix="milpa-test-") as folder:
+        found = Milpa.prepare(Path(folder) / "home", 5000)
+        try:
+            yield found
+        finally:
+            found.milpa("down")
+
+
+def test_wrong_settings_are_told_with_their_lines_and_nothing_is_started(milpa: Milpa) -> None:
+    milpa.home.server_yml.write_text("clusterName: test\ncontrolers: {}\nnodes: {standbyNodes: 3}\n")
+    done = milpa.milpa("up")
+    assert done.returncode == 1
+    assert f"{milpa.home.server_yml}:2" in done.stderr
+    assert "controllers" in done.stderr
+    assert f"{milpa.home.server_yml}:3" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Installation(milpa.home).leftovers() == []
+
+
+def test_taken_api_port_is_told_before_anything_is_started(milpa: Milpa) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", milpa.api_port))
+        taken.listen()
+        done = milpa.milpa("up")
+    assert done.returncode == 1
+    assert str(milpa.api_port) in done.stderr
+    assert "remedy" in done.stderr
+    assert Installation(milpa.home).leftovers() == []
+
+
+def test_doctor_fails_with_a_remedy_when_a_tool_is_missing(milpa: Milpa, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    done = milpa.milpa("doctor", "-o", "json")
+    assert done.returncode == 1
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert checks["runc"]["ok"] is False
+    assert checks["runc"]["remedy"] == "apt-get install runc"
+    assert "apt-get install runc" in milpa.milpa("doctor").stdout
+
+
+def test_failed_start_undoes_what_it_has_started(milpa: Milpa, tmp_path: Path) -> None:
+    config = tmp_path / "etcd.yml"
+    config.write_text("listen-client-urls: https://127.0.0.1:2379\n")
+    text = json.loads(milpa.home.server_yml.read_text())
+    milpa.home.server_yml.write_text(json.dumps({**text, "etcd": {"internal": {"configFile": str(config)}}}))
+    done = milpa.milpa("up")
+    assert done.returncode == 1
+    assert "listen-client-urls" in done.stderr
+    assert "Traceback" not in done.stderr
+    installation = Installation.found(milpa.home)
+    assert set(installation.daemons().values()) == {"stopped"}
+    assert installation.ray.processes() == []
+
+
+def test_stop_down_and_status_of_what_never_ran(milpa: Milpa) -> None:
+    assert milpa.milpa("stop").returncode == 0
+    assert milpa.milpa("down").returncode == 0
+    assert milpa.milpa("status").returncode == 1
+
+
+def test_other_users_home_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HomeProblem, match="--home"):
+        make_home(Home(tmp_path / "file" / "home"))
+
+
+def test_new_home_gets_the_example_settings(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    assert make_home(home)
+    assert not make_home(home)
+    settings = read_settings(home, home.server_yml)
+    assert settings.cloud.local is not None
+    assert settings.etcd.internal.data_dir == str(home.data), "not that of MILPA_HOME or /opt/milpa"
+    assert home.server_yml.stat().st_mode & 0o777 == 0o600
+    assert home.server_yml.read_text() == DEFAULT_SERVER_YML.read_text()
+
+
+def test_options_are_remembered(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    make_home(home)
+    assert load_options(home) == UpOptions()
+    options = UpOptions("/etc/other.yml", tls=False, node_ip="192.0.2.7", ray_port=6399)
+    save(home, options)
+    assert load_options(home) == options
+
+
+def test_two_commands_at_once_are_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    make_home(home)
+    script = f"from shards.layout import *; import pathlib\nwith locked(Home(pathlib.Path({str(tmp_path)!r}))): pass"
+    with locked(home):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "is changing" in done.stderr
+    with locked(home):
+        pass
