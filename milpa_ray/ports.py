@@ -110,12 +110,14 @@ class RegistryLogin:
 
 @dataclass(frozen=True, slots=True)
 class DesiredPod:
-    """All that an agent needs to run a pod. ``env`` of the units is resolved: no ``valueFrom`` is left."""
+    """All that an agent needs to run a pod. ``env`` of the units is resolved: no ``valueFrom`` is left.
+    ``insecure_registries`` are hosts that may be spoken to without valid TLS."""
 
     pod: Pod
     logins: tuple[RegistryLogin, ...] = ()
     dns_servers: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

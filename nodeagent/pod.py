@@ -133,6 +133,7 @@ class PodRunner:
                 self._launch(self._runners[_slot(unit.name, init=False)], spec.restart_policy)
 
     async def _prepare(self, desired: DesiredPod) -> None:
+        self._tools.images.trust(desired.insecure_registries)
         write_etc(self._node.etc, desired.dns_servers, desired.dns_search)
         set_sysctls(network_sysctls(desired.pod.spec))
         self._volumes = {item.name: await make_volume(item, self._tools.dirs) for item in desired.pod.spec.volumes}

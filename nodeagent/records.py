@@ -67,6 +67,7 @@ class Memory:
             tuple(RegistryLogin(**login) for login in found["logins"]),
             tuple(found["dns_servers"]),
             tuple(found["dns_search"]),
+            tuple(found.get("insecure_registries", ())),
         )
 
     def save_dispatch(self, desired: DesiredPod) -> None:
@@ -75,6 +76,7 @@ class Memory:
             "logins": [asdict(login) for login in desired.logins],
             "dns_servers": desired.dns_servers,
             "dns_search": desired.dns_search,
+            "insecure_registries": desired.insecure_registries,
         }
         write_atomic(self._dirs.dispatch, json.dumps(body).encode())
 

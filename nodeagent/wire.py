@@ -28,6 +28,7 @@ def desired_to_wire(token: Token, desired: DesiredPod) -> pb.DispatchRequest:
         logins=[pb.Login(server=x.server, username=x.username, password=x.password) for x in desired.logins],
         dns_servers=desired.dns_servers,
         dns_search=desired.dns_search,
+        insecure_registries=desired.insecure_registries,
     )
 
 
@@ -38,6 +39,7 @@ def desired_from_wire(request: pb.DispatchRequest) -> DesiredPod:
         tuple(RegistryLogin(x.server, x.username, x.password) for x in request.logins),
         tuple(request.dns_servers),
         tuple(request.dns_search),
+        tuple(request.insecure_registries),
     )
 
 

@@ -16,7 +16,7 @@ from cloud.local.client import LocalCompute
 from milpa_ray.certs import ensure_ca, ensure_certs, read_pair
 from milpa_ray.clock import SystemClock
 from milpa_ray.controller.coordinator import Coordinator
-from milpa_ray.controller.deps import CoordinatorDeps, ShardDeps
+from milpa_ray.controller.deps import CoordinatorDeps, PodEnvironment, ShardDeps
 from milpa_ray.controller.shard import Shard
 from milpa_ray.errors import Invalid
 from milpa_ray.events import EventRecorder
@@ -195,6 +195,7 @@ async def build_shard(config: ActorConfig) -> RunningShard:
         dialer=parts.dialer(),
         recorder=parts.recorder,
         offers=offers,
+        environment=PodEnvironment(insecure_registries=tuple(settings.nodes.insecure_registries)),
     )
     return RunningShard(parts, Shard(deps, config.name))
 

@@ -16,6 +16,16 @@ from milpa_ray.ports import AgentDialer, Compute
 from milpa_ray.store.port import Store
 
 
+@dataclass(frozen=True, slots=True)
+class PodEnvironment:
+    """What every pod of the cluster is told: its resolvers, its search path, and the registries that may be spoken to
+    without valid TLS."""
+
+    dns_servers: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+
+
 class Recorder(Protocol):
     """Takes events; never blocks and never fails its caller."""
 
@@ -37,8 +47,7 @@ class ShardDeps:
     recorder: Recorder
     offers: Offers
     enrol: bool = True
-    dns_servers: tuple[str, ...] = ()
-    dns_search: tuple[str, ...] = ()
+    environment: PodEnvironment = PodEnvironment()
 
 
 @dataclass(frozen=True, slots=True)

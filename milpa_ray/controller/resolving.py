@@ -8,6 +8,7 @@ import binascii
 
 from milpa_ray.api.pod import EnvVar, Pod, Unit
 from milpa_ray.api.records import Secret
+from milpa_ray.controller.deps import PodEnvironment
 from milpa_ray.errors import Terminal
 from milpa_ray.keys import Keys
 from milpa_ray.ports import DesiredPod, RegistryLogin
@@ -19,13 +20,12 @@ class UnresolvedError(Terminal):
 
 
 class Resolver:
-    """Resolves pods against the store. ``dns_search`` and ``dns_servers`` go to every pod."""
+    """Resolves pods against the store. ``environment`` goes to every pod."""
 
-    def __init__(self, store: Store, keys: Keys, dns_servers: tuple[str, ...], dns_search: tuple[str, ...]) -> None:
+    def __init__(self, store: Store, keys: Keys, environment: PodEnvironment) -> None:
         self._store = store
         self._keys = keys
-        self._dns_servers = dns_servers
-        self._dns_search = dns_search
+        self._environment = environment
 
     async def resolve(self, pod: Pod) -> DesiredPod:
         """The pod with the values of its secrets.
@@ -41,7 +41,8 @@ class Resolver:
         if units != pod.spec.units or inits != pod.spec.init_units:
             spec = pod.spec.model_copy(update={"units": units, "init_units": inits})
             pod = pod.model_copy(update={"spec": spec})
-        return DesiredPod(pod, logins, self._dns_servers, self._dns_search)
+        told = self._environment
+        return DesiredPod(pod, logins, told.dns_servers, told.dns_search, told.insecure_registries)
 
     async def _unit(self, unit: Unit, secrets: dict[str, Secret]) -> Unit:
         if not any(var.value_from for var in unit.env):

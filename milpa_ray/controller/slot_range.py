@@ -78,7 +78,7 @@ class SlotRange:
             )
         )
         self._saver = LogSaver(deps.store, deps.keys, deps.clock, deps.limits)
-        resolver = Resolver(deps.store, deps.keys, deps.dns_servers, deps.dns_search)
+        resolver = Resolver(deps.store, deps.keys, deps.environment)
         self._effects = EffectRunner(deps.limits, deps.rng, lambda: self._token, resolver, self._saver)
 
     def _backoff(self) -> Backoff:

@@ -75,18 +75,20 @@ class Login(_message.Message):
     def __init__(self, server: _Optional[str] = ..., username: _Optional[str] = ..., password: _Optional[str] = ...) -> None: ...
 
 class DispatchRequest(_message.Message):
-    __slots__ = ("token", "pod_json", "logins", "dns_servers", "dns_search")
+    __slots__ = ("token", "pod_json", "logins", "dns_servers", "dns_search", "insecure_registries")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     POD_JSON_FIELD_NUMBER: _ClassVar[int]
     LOGINS_FIELD_NUMBER: _ClassVar[int]
     DNS_SERVERS_FIELD_NUMBER: _ClassVar[int]
     DNS_SEARCH_FIELD_NUMBER: _ClassVar[int]
+    INSECURE_REGISTRIES_FIELD_NUMBER: _ClassVar[int]
     token: Token
     pod_json: bytes
     logins: _containers.RepeatedCompositeFieldContainer[Login]
     dns_servers: _containers.RepeatedScalarFieldContainer[str]
     dns_search: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., pod_json: _Optional[bytes] = ..., logins: _Optional[_Iterable[_Union[Login, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ...) -> None: ...
+    insecure_registries: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., pod_json: _Optional[bytes] = ..., logins: _Optional[_Iterable[_Union[Login, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., insecure_registries: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DispatchReply(_message.Message):
     __slots__ = ()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from milpa_ray.ports import RegistryLogin
+from nodeagent.image_ref import ImageRef
 from nodeagent.images import ImageError, ImageStore, Registries
 from tests.oci import Registry, build_busybox_image, free_port, running_registry
 
@@ -110,3 +111,12 @@ def test_processes_share_one_cache_and_leftovers_of_a_crash_do_no_harm(tmp_path:
     assert found == {str(cache / digest / "rootfs")}
     assert not (cache / digest / "rootfs" / "junk").exists()
     assert sorted(path.name for path in cache.iterdir()) == [f".{digest}.lock", digest]
+
+
+def test_registries_that_the_pods_owner_trusts_need_no_tls(tmp_path: Path) -> None:
+    ref = ImageRef.parse("registry.example:5000/team/app")
+    images = store(tmp_path)
+    assert images.registries.verify_tls(ref)
+    images.trust(["registry.example:5000"])
+    assert not images.registries.verify_tls(ref)
+    assert images.registries.verify_tls(ImageRef.parse("other.example/team/app"))
