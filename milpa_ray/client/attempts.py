@@ -119,7 +119,7 @@ class Attempts:
         return ApiUnavailable(f"no API server answers ({tried}). {self._remedy(tried.lower())}")
 
     def _remedy(self, reasons: str) -> str:
-        if "certificate" in reasons or "ssl" in reasons or "handshake" in reasons:
+        if any(word in reasons for word in ("certificate", "ssl", "handshake", "verification")):
             return (
                 "The certificates don't fit: use those of this cluster (--cert-dir), or --disable-tls if the server "
                 "runs without TLS"

@@ -128,6 +128,7 @@ class ApiServer:
                 credentials = grpc.ssl_server_credentials([(tls.key, tls.cert)], tls.ca, require_client_auth=True)
                 self.port = server.add_secure_port(self._config.address, credentials)
         except RuntimeError as error:
+            await server.stop(None)
             raise Terminal(
                 f"the API server can't listen on {self._config.address}: {error}. Is another server running there?"
             ) from None

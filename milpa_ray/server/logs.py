@@ -67,9 +67,7 @@ class LogReader:
                 return
             except AgentUnreachable as error:
                 if not ended:
-                    raise Conflict(
-                        f"the agent on node {node.name} of pod {pod.name!r} does not answer: {error}"
-                    ) from None
+                    raise Conflict(f"the agent on node {node.name!r} does not answer: {error}") from None
         saved = await self._saved(f"{pod.name}.{unit}")
         if saved is not None and saved.parent_object.uid in ("", pod.uid):
             yield _tail(saved, request)
