@@ -153,6 +153,9 @@ class Invariants:
             self._wish_kept(process, old, new)
         elif new.status != old.status:
             self.fail(f"{process} changed the status of pod {new.name}, which is the controllers'")
+        bound = self.cloud.instances.get(new.status.bound_instance_id)
+        if bound is not None and not bound.live:
+            self.interrupted.add(new.uid)
         if old.status.bound_node_uid and new.status.bound_node_uid != old.status.bound_node_uid:
             self._let_go(old)
 
