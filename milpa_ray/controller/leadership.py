@@ -42,10 +42,11 @@ class Leadership:
             StoreUnavailable
         """
         while True:
+            revision = await self._store.revision()
             leader = await self._store.get(self._keys.leader)
             if leader is not None:
                 log.info("another coordinator leads (%s); following", leader.value.decode())
-                await self._until_gone(leader)
+                await self._until_gone(leader, revision)
                 continue
             stored = await self._store.get(self._keys.map)
             uuid = await self._store.get(self._keys.uuid)
@@ -65,10 +66,11 @@ class Leadership:
                 log.info("coordinator %s leads under %s", self.incarnation, self.token)
                 return uuid.value.decode() if uuid is not None else fresh_uuid
 
-    async def _until_gone(self, leader: Entry) -> None:
-        """Waits for the end of the leader's key."""
+    async def _until_gone(self, leader: Entry, revision: int) -> None:
+        """Waits for the end of the leader's key, which was there after ``revision``. (From its own revision on, which
+        may be compacted long since, the watch would end at once, again and again.)"""
         try:
-            async for batch in self._store.watch(leader.key, leader.key + "\0", leader.mod_revision + 1):
+            async for batch in self._store.watch(leader.key, leader.key + "\0", revision + 1):
                 if any(change.deleted for change in batch.changes):
                     return
         except Compacted:
