@@ -7,6 +7,7 @@ next endpoint first, until ``retry_s`` have passed; every write carries what mak
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,11 @@ def translate(error: grpc.RpcError) -> MilpaError:
     return _BY_CODE[code](details) if code in _BY_CODE else MilpaError(f"{code.lower()}: {details}")
 
 
+def _plain(details: str) -> str:
+    """What went wrong, without gRPC's preamble that repeats the address."""
+    return re.sub(r"^failed to connect to all addresses; last error: \w+: (ipv[46]:\S+: )?", "", details)
+
+
 def _clock() -> Clock:
     # Late: it imports asyncio, which `milpactl --help` has no use for.
     from milpa_ray.clock import SystemClock
@@ -103,7 +109,7 @@ class Attempts:
         """
         if not unavailable(error.code().name):
             raise translate(error) from None
-        self._errors[self.endpoint] = error.details() or "no reason given"
+        self._errors[self.endpoint] = _plain(error.details() or "no reason given")
         self._next += 1
         if self._next % len(self._endpoints):
             return 0.0

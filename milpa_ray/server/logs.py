@@ -74,7 +74,7 @@ class LogReader:
         elif ended:
             raise NotFound(f"pod {pod.name!r} is {pod.status.phase} and no log of its unit {unit!r} was saved")
         else:
-            raise Terminal(_not_started(pod))
+            raise Terminal(_no_log(pod))
 
     def _node_of(self, pod: Pod) -> Node | None:
         """The node whose agent can tell, if there is one."""
@@ -167,7 +167,10 @@ def _unit(pod: Pod, wanted: str) -> str:
     return units[0]
 
 
-def _not_started(pod: Pod) -> str:
+def _no_log(pod: Pod) -> str:
+    """Why a pod that has not ended has no log."""
+    if pod.status.phase is PodPhase.RUNNING:
+        return f"pod {pod.name!r} is Running, but its node {pod.status.bound_node_name!r} is gone; try again later"
     reason = pod.status.message or pod.status.reason
     return f"pod {pod.name!r} is {pod.status.phase}{f': {reason}' if reason else ''}; it has no log yet"
 
