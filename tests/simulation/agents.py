@@ -16,8 +16,10 @@ from milpa_ray.ports import Agent, AgentAddress, AgentReport, DesiredPod, Hello,
 from tests.simulation.loop import CURRENT, SimLoop
 from tests.simulation.machines import Machine
 from tests.simulation.process import Passage, SimProcess, in_world, remote
+from tests.simulation.store import Rates
 
 T = TypeVar("T")
+MOST_CALLS_PER_S = 40
 CallObserver = Callable[[SimProcess, Machine, str, Token, str], None]
 
 
@@ -46,6 +48,7 @@ class Network:
         self.loop = loop
         self.faults = faults
         self.by_ip: dict[str, Machine] = {}
+        self.rates = Rates(loop)
         self.cut: set[tuple[str, str]] = set()
         self.observe: CallObserver = lambda process, machine, verb, token, uid: None
         self.trace: Callable[..., None] = lambda *words: None
@@ -203,6 +206,7 @@ class SimAgent:
     def _may_call(self) -> None:
         if not self._process.alive or CURRENT.get() is not self._process:
             raise asyncio.CancelledError  # only after the end of the run
+        self._network.rates.count(self._process.name, self._address.host, MOST_CALLS_PER_S)
 
     def _passage(self, extra_s: float) -> Passage:
         faults, rng = self._network.faults, self._rng

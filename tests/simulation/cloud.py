@@ -15,8 +15,10 @@ from milpa_ray.errors import CloudThrottled, CloudUnavailable, NoCapacity
 from milpa_ray.ports import Instance, InstanceState, LaunchCall
 from tests.simulation.loop import CURRENT, SimLoop
 from tests.simulation.process import Passage, SimProcess, in_world, remote
+from tests.simulation.store import Rates
 
 T = TypeVar("T")
+MOST_CALLS_PER_S = 30
 GONE = frozenset({InstanceState.TERMINATED})
 ENDING = frozenset({InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN})
 
@@ -80,11 +82,14 @@ class SimCloud:
         self.faults = faults
         self.instances: dict[str, SimInstance] = {}
         self.down = False
+        self.refused: set[str] = set()
+        """Launches that were refused once; a late copy of the call may still be carried out."""
         self.on_start: Callable[[SimInstance], None] = lambda instance: None
         self.on_end: Callable[[SimInstance], None] = lambda instance: None
         self.on_launch: Callable[[LaunchCall, LaunchCall | None], None] = lambda call, before: None
         self.on_terminate: Callable[[SimInstance], None] = lambda instance: None
         self.trace: Callable[..., None] = lambda *words: None
+        self.rates = Rates(loop)
         self._launches: dict[str, tuple[LaunchCall, list[SimInstance]]] = {}
         self._free_ips: list[str] = []
         self._epoch = epoch
@@ -101,6 +106,7 @@ class SimCloud:
             return [self.describe(instance, instance.state) for instance in known[1]]
         if self.rng.random() < self.faults.no_capacity:
             self.trace("cloud", "no capacity", call.token)
+            self.refused.add(call.token)
             raise NoCapacity("InsufficientInstanceCapacity", f"simulated: no {call.instance_type} in {call.zone}")
         count = call.count
         if count > 1 and self.rng.random() < self.faults.partial:
@@ -222,6 +228,7 @@ class SimCompute:
     async def _call(self, work: Callable[[], Awaitable[T]], *, launch: bool = False) -> T:
         if not self._process.alive or CURRENT.get() is not self._process:
             raise asyncio.CancelledError  # only after the end of the run
+        self._cloud.rates.count(self._process.name, "the cloud", MOST_CALLS_PER_S)
         return await remote(self._cloud.loop, self._passage(launch), work)
 
     def _passage(self, launch: bool) -> Passage:

@@ -247,9 +247,12 @@ class Invariants:
     # ---------------------------------------------------------- the cloud
 
     def _batch(self, token: str, entry: Entry | None) -> None:
-        """A batch record goes only when every instance that it brought has found its node."""
+        """A batch record goes only when every instance that it brought has found its node. (A late copy of a call that
+        was refused brings one that nobody can know of; the garbage collector's.)"""
         if entry is not None:
             self.batches.add(token)
+            return
+        if token in self.cloud.refused:
             return
         for instance in self.cloud.instances.values():
             if instance.call.token == token and instance.live and instance.id not in self.bearers:

@@ -5,6 +5,7 @@ about a commit's effect, and here it may even take effect after the caller was t
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tests.simulation.loop import CURRENT, SimLoop
 from tests.simulation.process import Passage, SimProcess, in_world, remote
 
 T = TypeVar("T")
+MOST_CALLS_PER_S = 200
 
 CommitObserver = Callable[[SimProcess, Txn, TxnResult, "dict[str, tuple[Entry | None, Entry | None]]"], None]
 
@@ -43,6 +45,25 @@ class StoreFaults:
         self.slow = self.lost_answer = self.late_commit = self.dropped = self.lag = self.torn = 0.0
 
 
+class Rates:
+    """Counts calls by second, to find loops that never rest. ``exceeded`` is told (who, whom, limit)."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self._second = 0
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self.exceeded: Callable[[str, str, int], None] = lambda who, whom, limit: None
+
+    def count(self, who: str, whom: str, limit: int) -> None:
+        second = int(self._loop.time())
+        if second != self._second:
+            self._second = second
+            self._calls.clear()
+        self._calls[who, whom] += 1
+        if self._calls[who, whom] > limit:
+            self.exceeded(who, whom, limit)
+
+
 class StoreServer:
     """The one store of a simulated cluster. ``observe`` is told every commit that was tried, as it happens."""
 
@@ -53,6 +74,7 @@ class StoreServer:
         self.observe: CommitObserver | None = None
         self.entries: dict[str, Entry] = {}
         self.down_for: set[str] = set()
+        self.rates = Rates(loop)
 
     def session(self, process: SimProcess, rng: Random) -> "SimStore":
         return SimStore(self, process, rng)
@@ -161,6 +183,7 @@ class SimStore:
     async def _call(self, work: Callable[[], Awaitable[T]], *, commit: bool = False) -> T:
         if not self._process.alive or CURRENT.get() is not self._process:
             raise asyncio.CancelledError  # only after the end of the run: the dead make no calls
+        self._server.rates.count(self._process.name, "the store", MOST_CALLS_PER_S)
         return await remote(self._server.loop, self._passage(commit), work)
 
     def _passage(self, commit: bool) -> Passage:

@@ -113,6 +113,10 @@ class World:
 
     def _wire(self) -> None:
         self.server.observe = self._observe_commit
+        self.server.rates.exceeded = lambda who, whom, limit: self.fail(
+            f"{who} called {whom} more than {limit} times within a second"
+        )
+        self.cloud.rates = self.network.rates = self.server.rates
         self.invariants.cut = self.network.cut
         self.invariants.records = self.server.entries.keys
         self.cloud.on_start = self._machine_starts
