@@ -13,7 +13,7 @@ from milpa_ray.errors import MilpaError, Terminal
 from milpa_ray.store.group import GroupOutcome, Verdict, WriteGroup, group_commit
 from milpa_ray.store.port import Store
 
-MAX_GROUPS = 256
+MAX_GROUPS = 128
 """Most writes of one group commit: bounds how long the next one waits."""
 
 log = logging.getLogger(__name__)

@@ -119,7 +119,10 @@ class CachedObjects:
             yield reply
 
     async def changes(self, query: Query, revision: int) -> AsyncIterator[pb.WatchReply]:
-        await self._cache.reached(1)  # before its first list it knows no history
+        if revision > self._cache.revision:  # told by a server that was ahead of us
+            await self._cache.fresh()
+        if revision > self._cache.revision:
+            raise WatchExpired(f"the store has not come to revision {revision}; was it restored? List anew")
         async for batch, upto in self._cache.history.follow(revision, MARK_S):
             told = [found for event in batch if (found := _told(query, event)) is not None]
             if told or not batch:

@@ -115,6 +115,21 @@ async def test_a_watch_from_a_forgotten_revision_is_out_of_range(memory: Served)
     assert caught.value.code().name == "OUT_OF_RANGE"
 
 
+async def test_a_watch_that_another_server_began_repeats_nothing(served: Served, tmp_path: Path) -> None:
+    """The second server may be behind the first."""
+    async with serving(served.store, tmp_path, keys=served.keys) as second:
+        await second.client.list("pods")
+        (first,) = await served.client.create(pod("a"))
+        watch = second.client.watch("pods", revision=first.revision)
+        told = asyncio.create_task(take(watch, 1))
+        await second.client.create(pod("b"))
+        assert await told == [("added", "b")]
+        with pytest.raises(Exception, match="was it restored") as caught:
+            async for _ in second.stub().Watch(pb.WatchRequest(kind="Pod", revision=first.revision + 10**6)):
+                pass
+        assert caught.value.code().name == "OUT_OF_RANGE"
+
+
 async def test_a_slow_watcher_is_cut_and_the_client_catches_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The client does not read for a while; the server forgets, says so, and the client lists anew by itself."""
     monkeypatch.setattr(api, "WatchCache", lambda store, keys: WatchCache(store, keys, History(max_events=200)))
