@@ -38,6 +38,11 @@ NodeIp = Annotated[
 ]
 RayPort = Annotated[int, typer.Option("--ray-port", help="Port of Ray's head; 0: any free one.", min=0, max=65535)]
 
+Autoscaling = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--autoscaling-config", help="What 'ray up' left on the head, so that it starts the workers."),
+]
+
 
 def progress(text: str) -> None:
     """One step that was done."""
@@ -51,6 +56,7 @@ def up(
     disable_tls: DisableTls = False,
     node_ip: NodeIp = "127.0.0.1",
     ray_port: RayPort = 0,
+    autoscaling_config: Autoscaling = None,
 ) -> None:
     """Start everything, and wait until it is ready. Pods that ran before are taken over as they are."""
     from shards.doctor import require
@@ -58,7 +64,8 @@ def up(
     from shards.layout import UpOptions, make_home
 
     where = _home(home)
-    options = UpOptions(str(config.absolute()) if config else "", not disable_tls, node_ip, ray_port)
+    scaling = str(autoscaling_config.expanduser().absolute()) if autoscaling_config else ""
+    options = UpOptions(str(config.absolute()) if config else "", not disable_tls, node_ip, ray_port, scaling)
     installation = Installation(where, options)
     began = time.monotonic()
     note(f"Milpa in {where.root}")
@@ -110,11 +117,12 @@ def server(
     from shards.layout import UpOptions
 
     where = _home(home)
-    if join:
-        serve_worker(where, join, node_ip, note)
-        return
     options = UpOptions(str(config.absolute()) if config else "", not disable_tls, node_ip, ray_port)
-    serve(Installation(where, options), note)
+    installation = Installation(where, options)
+    if join:
+        serve_worker(installation, join, note)
+    else:
+        serve(installation, note)
 
 
 @app.command()

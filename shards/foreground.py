@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from milpa_ray.errors import MilpaError
-from milpa_ray.paths import Home
 from shards.doctor import require
-from shards.installation import Installation
-from shards.launch import statuses
-from shards.layout import make_home
-from shards.ray_cluster import RayCluster
+from shards.installation import READY_TIMEOUT_S, Installation
+from shards.launch import start_actors, statuses
+from shards.layout import make_home, save_options
 
 WORKER_CHECK_S = 2.0
 
@@ -43,23 +41,32 @@ def serve(installation: Installation, say: Say) -> None:
     installation.stop(say)
 
 
-def serve_worker(home: Home, address: str, node_ip: str, say: Say) -> None:
-    """Joins the Ray cluster at ``address`` and stays until SIGTERM, SIGINT or the end of that cluster.
+def serve_worker(installation: Installation, head: str, say: Say) -> None:
+    """Joins the Ray cluster at ``head``, brings up this host's API server, and stays until SIGTERM, SIGINT or the end
+    of that cluster.
 
     Raises:
         MilpaError: it could not join, or the node has ended by itself.
     """
     ended = _ended_by_signal()
-    make_home(home)
-    ray = RayCluster(home, node_ip)
+    make_home(installation.home)
+    settings, ray = installation.settings, installation.ray
+    if not settings.etcd.client.endpoints:
+        raise MilpaError(
+            f"{installation.config_file}: etcd.client.endpoints is empty; several hosts need an etcd that all reach"
+        )
     if not ray.is_running():
-        ray.join(address)
-    say(f"joined {address} as {node_ip}")
-    while not ended.wait(WORKER_CHECK_S):
-        if not ray.is_running():
-            ray.stop()
-            raise MilpaError(f"the Ray node of this host has ended, or its head at {address} has")
-    ray.stop()
+        ray.join(head)
+    try:
+        save_options(installation.home, installation.options)
+        with ray.connected():
+            start_actors([installation.api_spec(settings, installation.options.node_ip)], READY_TIMEOUT_S, say)
+        say(f"joined {head} as {installation.options.node_ip}")
+        while not ended.wait(WORKER_CHECK_S):
+            if not ray.is_running():
+                raise MilpaError(f"the Ray node of this host has ended, or its head at {head} has")
+    finally:
+        ray.stop()
     say("left")
 
 

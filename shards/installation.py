@@ -122,7 +122,8 @@ class Installation:
         if self.ray.is_running():
             return f"Ray runs at {self.ray.address()}"
         undo.append(self.ray.stop)
-        return f"Ray started at {self.ray.start_head(self.options.ray_port)}"
+        address = self.ray.start_head(self.options.ray_port, self.options.autoscaling_config)
+        return f"Ray started at {address}"
 
     def _start_controllers(self, settings: Settings, progress: Progress) -> None:
         began = time.monotonic()
@@ -134,17 +135,25 @@ class Installation:
         """The actors that are to exist: a coordinator, the shards, and an API server on each host."""
         from shards import wiring
 
-        endpoints = settings.etcd.client.endpoints or (self._etcd().running() or "",)
-
-        def config(name: str, host: str = "") -> ActorConfig:
-            return ActorConfig(name, str(self.home.root), str(self.config_file), endpoints, self.options.tls, host)
-
-        shards = [config(f"shard-{number}") for number in range(settings.controllers.shards)]
+        # The hypervisor's socket is on this host alone.
+        here = self.options.node_ip if settings.cloud.local is not None else ""
+        shards = [self._actor_config(settings, f"shard-{number}") for number in range(settings.controllers.shards)]
+        coordinator = self._actor_config(settings, "coordinator")
         return [
-            ActorSpec(CoordinatorActor, wiring.build_coordinator, config("coordinator")),
+            ActorSpec(CoordinatorActor, wiring.build_coordinator, coordinator, here),
             *(ActorSpec(ShardActor, wiring.build_shard, shard) for shard in shards),
-            *(ActorSpec(ApiActor, wiring.build_api, config(f"api-{host}", host), host) for host in host_addresses),
+            *(self.api_spec(settings, host) for host in host_addresses),
         ]
+
+    def api_spec(self, settings: Settings, host: str) -> ActorSpec:
+        """The API server of the host with that Ray address."""
+        from shards import wiring
+
+        return ActorSpec(ApiActor, wiring.build_api, self._actor_config(settings, f"api-{host}", host), host)
+
+    def _actor_config(self, settings: Settings, name: str, host: str = "") -> ActorConfig:
+        endpoints = settings.etcd.client.endpoints or (self._etcd().running() or "",)
+        return ActorConfig(name, str(self.home.root), str(self.config_file), endpoints, self.options.tls, host)
 
     def _etcd(self) -> EmbeddedEtcd:
         try:

@@ -23,12 +23,14 @@ class HomeProblem(MilpaError):
 @dataclass(frozen=True, slots=True)
 class UpOptions:
     """How Milpa was brought up: what ``milpa up`` was told and later commands need to know. ``config_file`` is a path;
-    ``node_ip`` is this host's address in the Ray cluster."""
+    ``node_ip`` is this host's address in the Ray cluster;
+    ``autoscaling_config`` is what ``ray up`` has left on the head for starting workers."""
 
     config_file: str = ""
     tls: bool = True
     node_ip: str = LOOPBACK
     ray_port: int = 0
+    autoscaling_config: str = ""
 
 
 def make_home(home: Home) -> bool:

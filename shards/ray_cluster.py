@@ -9,11 +9,13 @@ import hashlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +91,15 @@ class RayCluster:
 
     # ------------------------------------------------------------ start and end
 
-    def start_head(self, port: int = 0) -> str:
-        """Starts a head, after ending what is left of an earlier one. Returns its address.
+    def start_head(self, port: int = 0, autoscaling_config: str = "") -> str:
+        """Starts a head, after ending what is left of an earlier one. Returns its address. ``autoscaling_config`` is
+        the file with which ``ray up`` has the head start workers on other hosts.
 
         Raises:
             RayFailed: it did not start; nothing of it is left then.
         """
-        options = ["--head", "--port", str(port), "--include-dashboard", "false", "--no-monitor"]
+        options = ["--head", "--port", str(port), "--include-dashboard", "false"]
+        options += ["--autoscaling-config", autoscaling_config] if autoscaling_config else ["--no-monitor"]
         return self._start(options)
 
     def join(self, address: str) -> str:
@@ -220,6 +224,7 @@ class RayCluster:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             del os.environ[name]
         os.environ.update(self._ray_variables())
+        restore_handlers = _handlers_kept()
         import ray
 
         try:
@@ -230,13 +235,28 @@ class RayCluster:
                 configure_logging=False,
                 _node_ip_address=self.node_ip,
             )
+            restore_handlers()
             yield
         except ConnectionError as error:
             raise RayFailed(f"Ray at {address} does not answer: {error}") from error
         finally:
             ray.shutdown()
+            restore_handlers()
             os.environ.clear()
             os.environ.update(before)
+
+
+def _handlers_kept() -> Callable[[], None]:
+    """Something to call after Ray has changed the handlers of SIGTERM and SIGINT, as it does when it starts and, below
+    Python's sight, when it ends."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    return restore
 
 
 def _answers(address: str) -> bool:
