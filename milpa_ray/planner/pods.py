@@ -168,18 +168,28 @@ def _observe(draft: Draft, facts: AgentFacts) -> None:
 
 
 def _keep_statuses(draft: Draft, pod: Pod, facts: AgentFacts) -> None:
+    """Takes over what the agent tells of the units. Those of a stopped pod that could not be started keep saying why;
+    and such a stop makes them leave waiting, but it is no start."""
     status = (draft.pod or pod).status
-    units = facts.units or ()
-    if not units and not facts.init_units:
+    units, inits = facts.units or (), facts.init_units
+    if not units and not inits:
         return  # Its agent has nothing to tell of it (a pod stopped before it came there); what is known stays.
-    if units == status.unit_statuses and facts.init_units == status.init_unit_statuses:
+    if facts.stopped:
+        units, inits = _with_reasons(units, status.unit_statuses), _with_reasons(inits, status.init_unit_statuses)
+    if units == status.unit_statuses and inits == status.init_unit_statuses:
         return
-    changes: dict[str, Any] = {"unit_statuses": units, "init_unit_statuses": facts.init_units}
+    changes: dict[str, Any] = {"unit_statuses": units, "init_unit_statuses": inits}
     if status.ready_time is None and units and all(u.state.running for u in units):
         changes["ready_time"] = draft.now
-    if status.start_failures and units and not any(u.state.waiting for u in (*units, *facts.init_units)):
+    if status.start_failures and units and not facts.stopped and not any(u.state.waiting for u in (*units, *inits)):
         changes["start_failures"] = 0
     draft.set_pod(**changes)
+
+
+def _with_reasons(told: tuple[UnitStatus, ...], known: tuple[UnitStatus, ...]) -> tuple[UnitStatus, ...]:
+    """``told``, but what is ``known`` of units that could not be started."""
+    broken = {u.name: u for u in known if u.state.waiting and u.state.waiting.start_failure}
+    return tuple(broken.get(u.name, u) for u in told)
 
 
 def _judge(draft: Draft) -> None:

@@ -167,6 +167,18 @@ def test_start_failures_are_counted_and_bounded(policy: str, failures: int, phas
     assert written(result)["n1"].status.phase == NodePhase.CLEANING  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("failures", "phase"), [(1, W), (2, PodPhase.FAILED)])
+def test_stopping_what_could_not_start_is_no_start(failures: int, phase: PodPhase) -> None:
+    # Told by the agent after the stop: the broken unit and the one that ran have both left waiting.
+    broken, other = unit("waiting", name="a", start_failure=True), unit("running", name="b")
+    pod = make_pod(R, reason="StartFailed", start_failures=failures, unit_statuses=(broken, other))
+    told = ready(unit("terminated", None, "a"), unit("terminated", 143, "b"), stopped=True)
+    after = written(plan(make_case(pod, make_node(), agent=told)))["web"]
+    assert after is not None
+    assert (after.status.phase, after.status.start_failures) == (phase, failures + 1)
+    assert after.status.unit_statuses == (broken, told.units[1])  # type: ignore[index, union-attr]
+
+
 def test_start_failures_are_forgotten_once_all_units_run() -> None:
     pod = make_pod(R, start_failures=2, unit_statuses=(unit("waiting"),))
     after = written(plan(make_case(pod, make_node(), agent=ready(unit("running")))))["web"]
