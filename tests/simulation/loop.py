@@ -180,6 +180,9 @@ class SimLoop(asyncio.BaseEventLoop):
         """Cancels what is left, also of dead processes, and lets it end, so that nothing is reported at exit."""
         self.tearing_down, self.after_step = True, None
         self.set_exception_handler(lambda loop, context: None)
+        # Cancelled first, released then: nothing goes on as if it were alive.
+        for task in sorted(self.tasks, key=hash):
+            task.cancel()
         for owner in self._withheld:
             self.release(owner.held)
         self.call_soon(self.stop)  # with a stop that may be left over from the run

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from milpa_ray.api.pod import Pod, PodPhase
-from milpa_ray.controller import batches, cloud_duties, collector, links, slot_range
+from milpa_ray.controller import batches, cloud_duties, collector, leadership, links, slot_range
 from milpa_ray.errors import CloudUnavailable, NoCapacity
 from milpa_ray.planner import launches, nodes, pods
 from milpa_ray.planner.snapshot import Draft
@@ -168,6 +168,17 @@ def node_forgotten_while_it_lives() -> list[Patch]:
             real(draft, node)
 
     return [mock.patch.object(nodes, "_available", available), mock.patch.object(nodes, "_created", available)]
+
+
+@mutant
+def follower_watches_from_a_compacted_revision() -> list[Patch]:
+    """A candidate waits for the leader's end from the leader's beginning on, which may be compacted."""
+    real = leadership.Leadership._until_gone
+
+    async def until_gone(self: Any, leader: Any, revision: int) -> None:
+        await real(self, leader, leader.mod_revision)
+
+    return [mock.patch.object(leadership.Leadership, "_until_gone", until_gone)]
 
 
 @mutant
