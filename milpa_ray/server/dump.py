@@ -14,6 +14,8 @@ ServerState = Callable[[], Mapping[str, Any]]
 DumpControllers = Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
 """Gives the state of the controllers by name, JSON-ready (what is not is shown as text)."""
 
+CONTROLLERS = "controllers"
+
 
 class Dumper:
     """Answers Dump. ``server_state`` is the API server's own."""
@@ -35,15 +37,17 @@ class Dumper:
         if what != "server":
             given = self._controllers()
             states |= await given if isawaitable(given) else given
+        if what == CONTROLLERS:
+            states.pop("server")
         if what == "all":
             for known in KINDS:
                 async for chunk in self._objects(known.name):
                     yield chunk
-        elif what not in states:
-            names = ", ".join(["all", *(known.plural for known in KINDS), *sorted(states)])
+        elif what not in (CONTROLLERS, *states):
+            names = ", ".join(["all", CONTROLLERS, *(known.plural for known in KINDS), *sorted(states)])
             raise Invalid(f"there is nothing called {what!r} to dump; there are {names}")
         for name, state in states.items():
-            if what in ("all", name):
+            if what in ("all", CONTROLLERS, name):
                 yield pb.DumpChunk(name=name, json=json.dumps(state, default=str).encode())
 
     async def _objects(self, kind: str) -> AsyncIterator[pb.DumpChunk]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from milpa_ray.api import KINDS, Kind, Pod, Resource, find_kind
+from milpa_ray.api.manifest import check_object
 from milpa_ray.api.meta import ObjectMeta
 from milpa_ray.api.validation import NOT_CREATABLE, validate
 from milpa_ray.errors import Conflict, Invalid
@@ -47,15 +48,13 @@ def decode(data: bytes) -> Resource:
         raise Invalid("not an object: JSON with a kind is needed") from None
     try:
         resource = kind.model.model_validate_json(data)
-    except ValidationError as error:
-        raise Invalid("; ".join(f"{_path(e['loc'])}: {e['msg']}" for e in error.errors())) from None
+    except ValidationError:
+        # Read once more by the checks of manifests, which are slower and tell far better what is wrong.
+        _, found = check_object(kind.model, head)
+        raise Invalid("; ".join(map(str, found)) or f"not a valid {kind.name}") from None
     if errors := validate(resource):
         raise Invalid("; ".join(map(str, errors)))
     return resource
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, loc)) or "object"
 
 
 def checked_uid(uid: str) -> str:

@@ -124,7 +124,8 @@ async def test_dump_has_objects_and_states_and_no_secrets(tmp_path: Path) -> Non
         assert everything["server"]["objects"]["pod"] == 1200
         assert set(await served.client.dump("pods")) == {"Pod"}
         assert set(await served.client.dump("shard-0")) == {"shard-0"}
-        with pytest.raises(Invalid, match="there are all, pods"):
+        assert set(await served.client.dump("controllers")) == {"shard-0"}
+        with pytest.raises(Invalid, match="there are all, controllers, pods"):
             await served.client.dump("shard-9")
 
 
