@@ -77,13 +77,11 @@ class Admission:
             raise NoCapacity(
                 fault.code or "InsufficientInstanceCapacity", f"no {call.instance_type} in {call.zone} (scripted)"
             )
-        if living + call.count > self.max_instances:
-            raise NoCapacity(
-                "InsufficientInstanceCapacity",
-                f"{living} of {self.max_instances} instances are in use, {call.count} more don't fit",
-            )
+        room = self.max_instances - living
+        if room <= 0:
+            raise NoCapacity("InsufficientInstanceCapacity", f"all {self.max_instances} instances are in use")
         short = self.faults.take(FaultKind.SHORT_LAUNCH, **_facts(call))
-        return min(call.count, max(short.count, 1)) if short else call.count
+        return min(call.count, room, max(short.count, 1) if short else call.count)
 
     def _allocate(self, count: int, used: set[str]) -> list[str]:
         base, usable = self.network.subnet.network_address, self.network.subnet.num_addresses - 2

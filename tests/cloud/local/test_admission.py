@@ -39,9 +39,17 @@ def test_bad_launches_are_refused_with_ec2s_code(call: LaunchCall, code: str) ->
     assert caught.value.code == code
 
 
+def test_a_cloud_without_room_for_all_gives_what_it_has() -> None:
+    gate = admission(max_instances=3)
+    assert len(gate.admit(launch_call(count=2), [], 0.0)) == 2
+    (before,) = gate.admit(launch_call(), [], 0.0)
+    assert len(gate.admit(launch_call(count=5), [before], 0.0)) == 2
+
+
 def test_a_full_cloud_and_a_full_subnet_are_told_apart() -> None:
+    gate = admission(max_instances=1)
     with pytest.raises(NoCapacity) as caught:
-        admission(max_instances=2).admit(launch_call(count=3), [], 0.0)
+        gate.admit(launch_call(), gate.admit(launch_call(), [], 0.0), 0.0)
     assert caught.value.code == "InsufficientInstanceCapacity"
     with pytest.raises(NoCapacity) as caught:
         admission().admit(launch_call(count=14), [], 0.0)
