@@ -9,7 +9,7 @@ from cloud.local.client import LocalCompute
 from cloud.local.lifecycle import LocalCloud
 from milpa_ray.errors import CloudThrottled, CloudUnavailable, NoCapacity
 from tests.cloud.compute_contract import ComputeContract, launch_call
-from tests.cloud.local.conftest import client
+from tests.cloud.local.conftest import MakeCloud, client
 
 pytestmark = pytest.mark.integration
 
@@ -30,9 +30,13 @@ async def test_only_our_clusters_instances_are_listed(cloud: LocalCloud, compute
     await compute.terminate([theirs.id])
 
 
-async def test_more_instances_than_there_is_room_for_are_refused(compute: LocalCompute) -> None:
-    with pytest.raises(NoCapacity) as caught:
-        await compute.launch(launch_call(count=21))
+async def test_more_instances_than_there_is_room_for_are_refused(make_cloud: MakeCloud) -> None:
+    small = make_cloud(max_instances=1)
+    small.start()
+    async with client(small) as compute:
+        assert len(await compute.launch(launch_call(count=2))) == 1
+        with pytest.raises(NoCapacity) as caught:
+            await compute.launch(launch_call())
     assert caught.value.code == "InsufficientInstanceCapacity"
 
 
