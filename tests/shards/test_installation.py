@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 BACK_WITHIN_S = 10.0
+PAUSE_S = 15.0
 POD = """
 apiVersion: v1
 kind: Pod
@@ -119,3 +122,54 @@ def test_up_mends_what_died_meanwhile(milpa: Milpa) -> None:
     milpa.ok("milpa", "up")
     assert all(part["ok"] for part in milpa.status().values())
     assert runs_of(milpa, "first") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["shard-0", "coordinator"])
+def test_paused_controller_does_no_harm(milpa: Milpa, victim: str) -> None:
+    pid = milpa.status()[victim]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    paused = time.monotonic()
+    try:
+        wait_until(lambda: milpa.milpactl("get", "pods").returncode == 0, BACK_WITHIN_S, "milpactl works")
+        if victim != "coordinator":  # there is but one to launch instances
+            create(milpa, f"while-{victim}-paused")
+        wait_until(lambda: time.monotonic() - paused > PAUSE_S, PAUSE_S + 1, "the pause, longer than any lease")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: milpa.status()[victim]["ok"], 20, f"{victim} is ready\n{milpa.logs()}")
+    create(milpa, f"after-{victim}-paused")
+    assert runs_of(milpa, "first") == 1
+
+
+@pytest.mark.slow
+def test_killed_etcd_is_back_and_no_pod_notices(milpa: Milpa) -> None:
+    pid = int((milpa.home.run / "etcd.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: milpa.milpactl("get", "pods").returncode == 0, BACK_WITHIN_S, "milpactl works")
+    create(milpa, "after-etcd")
+    assert runs_of(milpa, "first") == 1
+
+
+@pytest.mark.slow
+def test_server_in_the_foreground_mends_ray_and_stops_on_sigterm(milpa: Milpa) -> None:
+    milpa.ok("milpa", "stop")
+    installation = Installation.found(milpa.home)
+    log = milpa.home.root / "server.log"
+    environment = {**os.environ, "MILPA_HOME": str(milpa.home.root)}
+    with log.open("wb") as output:
+        program = Path(sys.executable).with_name("milpa")
+        server = subprocess.Popen([program, "server"], env=environment, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: b"\nup\n" in log.read_bytes() or server.poll() is not None, 60, "up")
+        head = next(process for process in installation.ray.processes() if "gcs_server" in process.title)
+        os.kill(head.pid, signal.SIGKILL)
+        wait_until(lambda: head.pid not in {p.pid for p in installation.ray.processes()}, 10)
+        wait_until(lambda: all(part["ok"] for part in milpa.status().values()), 60, log.read_text())
+        assert runs_of(milpa, "first") == 1
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert server.returncode == 0, log.read_text()
+    assert not installation.ray.is_running()
+    milpa.ok("milpa", "up")
