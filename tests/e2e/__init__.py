@@ -1,0 +1,1 @@
+"""Drills on a whole Milpa: real commands, real signals, real containers."""
