@@ -20,6 +20,7 @@ from tests.simulation.store import Rates
 
 T = TypeVar("T")
 MOST_CALLS_PER_S = 40
+POOR = 0.15
 CallObserver = Callable[[SimProcess, Machine, str, Token, str], None]
 
 
@@ -36,6 +37,11 @@ class NetworkFaults:
     doubled: float = 0.03
     stream_breaks: float = 0.03
     heartbeat_s: float = 10.0
+
+    @property
+    def poor(self) -> bool:
+        """A call fails so often that many in a row may fail."""
+        return self.lost + self.lost_answer + self.late > POOR
 
     def heal(self) -> None:
         self.lost = self.lost_answer = self.late = self.doubled = self.stream_breaks = 0.0

@@ -69,6 +69,8 @@ class Invariants:
         """When an instance was last cut off, down or back again."""
         self.cut: Collection[tuple[str, str]] = ()
         """Which process does not reach which instance now."""
+        self.poor_network = False
+        """So many messages are lost that an agent may seem silent for long."""
         self.records: Callable[[], Collection[str]] = tuple
         """The keys of the store at this moment."""
         self.checks = 0
@@ -222,7 +224,7 @@ class Invariants:
         machine = self.machines.get(node.status.instance_id)
         if instance is None or machine is None or not machine.agent_up:
             return
-        if any(instance.id == cut_off for _, cut_off in self.cut):
+        if self.poor_network or any(instance.id == cut_off for _, cut_off in self.cut):
             return
         quiet_s = self.cloud.loop.time() - self.trouble.get(instance.id, instance.launched_at)
         if quiet_s > PATIENCE_S:

@@ -117,6 +117,7 @@ class World:
             f"{who} called {whom} more than {limit} times within a second"
         )
         self.cloud.rates = self.network.rates = self.server.rates
+        self.invariants.poor_network = self.faults.network.poor
         self.invariants.cut = self.network.cut
         self.invariants.records = self.server.entries.keys
         self.cloud.on_start = self._machine_starts
