@@ -1,6 +1,7 @@
 """The gRPC face of the agent: who may call, the protocol's messages, errors as status codes. Decides nothing."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -104,6 +105,7 @@ class Service(pb_grpc.NodeAgentServicer):
         self._certificates = certificates
         self._dirs = dirs
         self._heartbeat_s = heartbeat_s
+        self._followers = unit_logs.Followers()
 
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:  # noqa: N802
         await self._accept(request.token, context)
@@ -173,17 +175,21 @@ class Service(pb_grpc.NodeAgentServicer):
         path = self._dirs.log_file(request.unit) if request.unit else self._dirs.agent_log
         if request.unit and runner is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"the pod has no unit {request.unit!r}")
-        decode = unit_logs.decode_k8s if request.unit else unit_logs.decode_plain
-        offset = unit_logs.end_offset(path)
-        for piece in unit_logs.read(path, decode, request.lines, request.limit_bytes):
-            yield pb.LogChunk(data=piece)
 
         def ended() -> bool:
             return self._agent.closing or bool(request.unit and self._agent.pod.has_ended(request.unit))
 
-        if request.follow:
-            async for data in unit_logs.follow(path, offset, decode, ended):
-                yield pb.LogChunk(data=data)
+        if not request.follow and request.unit and ended():
+            # Controllers save the log of what has ended and then end the instance: who follows gets the rest first.
+            await self._followers.gone(request.unit)
+        decode = unit_logs.decode_k8s if request.unit else unit_logs.decode_plain
+        offset = unit_logs.end_offset(path)
+        with self._followers.following(request.unit) if request.follow else contextlib.nullcontext():
+            for piece in unit_logs.read(path, decode, request.lines, request.limit_bytes):
+                yield pb.LogChunk(data=piece)
+            if request.follow:
+                async for data in unit_logs.follow(path, offset, decode, ended):
+                    yield pb.LogChunk(data=data)
 
     async def _accept(self, token: pb.Token, context: Any) -> None:
         try:

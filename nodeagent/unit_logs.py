@@ -3,7 +3,9 @@ are served as the plain bytes that the unit wrote. The agent's own log is plain 
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +13,8 @@ ROTATE_BYTES = 10 * 1024 * 1024
 """A log file above this is renamed to ``.1``, replacing the one before it."""
 CHUNK = 64 * 1024
 FOLLOW_INTERVAL_S = 0.2
+FOLLOWERS_WAIT_S = 1.0
+"""How long a log's end is kept back for those who follow it: much more than a follower needs that reads at all."""
 Decode = Callable[[bytes], bytes]
 
 
@@ -124,6 +128,34 @@ async def follow(path: Path, offset: int, decode: Decode, ended: Callable[[], bo
                 await asyncio.sleep(FOLLOW_INTERVAL_S)
     finally:
         file.close()
+
+
+class Followers:
+    """Who follows which unit's log at the moment."""
+
+    def __init__(self) -> None:
+        self._count: Counter[str] = Counter()
+        self._left = asyncio.Event()
+
+    @contextmanager
+    def following(self, unit: str) -> Iterator[None]:
+        """One more follows, inside."""
+        self._count[unit] += 1
+        try:
+            yield
+        finally:
+            self._count[unit] -= 1
+            self._left.set()
+
+    async def gone(self, unit: str) -> None:
+        """Waits until nobody follows the unit's log, for ``FOLLOWERS_WAIT_S`` at most."""
+        try:
+            async with asyncio.timeout(FOLLOWERS_WAIT_S):
+                while self._count[unit]:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            return
 
 
 def _open(path: Path) -> BinaryIO | None:

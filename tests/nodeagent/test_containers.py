@@ -188,6 +188,26 @@ async def test_logs_follow_to_the_end_through_a_rotation(
         await client.close()
 
 
+async def test_who_follows_has_the_rest_of_an_ended_log_before_others_get_it(
+    tmp_path: Path, image_cache: Path, image: str
+) -> None:
+    """The controllers end the instance as soon as they have saved the log."""
+    with running_agent(tmp_path, "--image-cache", str(image_cache)) as agent:
+        client = agent.dial()
+        script = "echo first; until test -e /v/go; do sleep 0.02; done; echo last"
+        share = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+        desired = pod(unit("a", image, script, **share), policy="never", volumes=[{"name": "v", "emptyDir": {}}])
+        await client.dispatch(OWNER, desired)
+        await report_when(client, lambda report: states(report) == {"a": "running"})
+        following = asyncio.create_task(log_of(client, "a", follow=True))
+        await eventually(lambda: (agent.state / "logs/a.log").read_bytes())
+        (agent.state / "volumes/v/go").touch()
+        await report_when(client, lambda report: states(report) == {"a": "exit 0"})
+        assert await log_of(client, "a") == "first\nlast\n"
+        agent.kill()
+        assert await asyncio.wait_for(following, 5) == "first\nlast\n"
+
+
 def _check_clean_up(state: Path) -> None:
     command = [sys.executable, "-m", "nodeagent.cleanup", "--state-dir", str(state)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent import unit_logs
-from nodeagent.unit_logs import decode_k8s, decode_plain, end_offset, follow, rotate, rotated, tail
+from nodeagent.unit_logs import Followers, decode_k8s, decode_plain, end_offset, follow, rotate, rotated, tail
 
 
 def k8s(*texts: str, flag: str = "F") -> bytes:
@@ -72,3 +72,17 @@ def test_small_files_are_not_rotated(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 100)
     assert not rotate(path, None)
     assert not rotated(path).exists()
+
+
+async def test_the_wait_for_followers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_logs, "FOLLOWERS_WAIT_S", 0.05)
+    followers = Followers()
+    await followers.gone("a")
+    with followers.following("a"), followers.following("a"):
+        await asyncio.wait_for(followers.gone("b"), 0.02)
+        await followers.gone("a")  # they do not read; nobody waits for ever
+    with followers.following("a"):
+        waiting = asyncio.create_task(followers.gone("a"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, 0.02)
