@@ -49,6 +49,8 @@ class Measured:
     idle_cores: dict[str, float] = field(default_factory=dict)
     before: Sample | None = None
     running: Sample | None = None
+    calls: dict[str, float] = field(default_factory=dict)
+    repeated_starts: int = 0
     deleted_s: float = 0.0
     gone_s: float = 0.0
 
@@ -78,6 +80,8 @@ class Measured:
             "kib_per_pod_by_process": {k: round(v / 1024 / self.pods, 1) for k, v in grown.items()},
             "get_pod_ms": self.get_ms,
             "cli_s": {k: round(v, 3) for k, v in self.cli_s.items()},
+            "agent_calls_per_pod": {k: round(v / self.pods, 2) for k, v in self.calls.items()},
+            "repeated_starts": self.repeated_starts,
             "pods_deleted_s": round(self.deleted_s, 1),
             "everything_gone_s": round(self.gone_s, 1),
         }
@@ -104,6 +108,8 @@ async def measure(cluster: Cluster, pids: Pids, options: argparse.Namespace) -> 
             await asyncio.sleep(SETTLE_S)
             found.running, found.idle_cores = await idle_cost(pids, options.keep_s)
             await _idle_latencies(cluster, found)
+            stats = await cluster.hollow_stats()
+            found.calls, found.repeated_starts = stats["calls"], len(stats["repeated"])
             if not options.no_delete:
                 await _delete(client, tracker, pids, found)
     return found
@@ -222,6 +228,7 @@ def table(found: Measured) -> str:
         f"{said['delete_cpu_s_per_pod'] * 1000:.2f} ms to delete",
         f"  idle            {said['idle_cpu_cores']} cores with all pods, {said['empty_cpu_cores']} with one",
         f"  memory          {said['rss_mib']} MiB RSS, {said['kib_per_pod']} KiB per pod",
+        f"  agents          calls per pod {said['agent_calls_per_pod']}, pods started twice: {said['repeated_starts']}",
         f"  deleted         pods after {said['pods_deleted_s']} s, all records after {said['everything_gone_s']} s",
         *(f"  get pod, {when}: {took}" for when, took in found.get_ms.items()),
         *(f"  {command}: {took:.3f} s" for command, took in found.cli_s.items()),
@@ -246,7 +253,6 @@ def _options() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="also write the result there")
     add("--profile", metavar="PROCESS", help="record one of shard-N, api, coordinator, hollow with py-spy")
     add("--profile-to", type=Path, default=Path("profile.txt"), help="collapsed stacks (default profile.txt)")
-    add("--native", action="store_true", help="profile with C frames")
     return parser.parse_args()
 
 
@@ -259,7 +265,7 @@ def main() -> int:
             pids = {**cluster.pids(actors), "client": [os.getpid()]}
             recording = None
             if options.profile:
-                recording = Recording.start(pids[options.profile][0], options.profile_to, native=options.native)
+                recording = Recording.start(pids[options.profile][0], options.profile_to)
             found = asyncio.run(measure(cluster, pids, options))
             if recording is not None:
                 print("\n".join(recording.finish()))

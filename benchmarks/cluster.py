@@ -20,11 +20,13 @@ from typing import Any
 
 from milpa_ray.client import AsyncClient, Client
 from milpa_ray.paths import Home
-from milpa_ray.pki import CertificateAuthority
-from milpa_ray.ports import AGENT_PORT
+from milpa_ray.pki import CertificateAuthority, KeyPair
+from milpa_ray.ports import AGENT_PORT, CONTROLLER_IDENTITY, AgentAddress, node_identity
 from milpa_ray.settings import Settings
 from milpa_ray.store.etcd_supervisor import ETCD_PID, SUPERVISOR_PID
 from milpa_ray.store.process_id import ProcessId
+from nodeagent.client import GrpcDialer
+from nodeagent.hollow import STATS
 from shards.installation import Installation
 from shards.launch import statuses
 from shards.local_cloud import hypervisor_socket
@@ -32,6 +34,8 @@ from shards.local_cloud import hypervisor_socket
 CLUSTER = "bench"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+ASKED_HOST = "127.0.0.1"
+"""Where the hollow agents are asked for their counts: no node's address."""
 OUTSIDE = frozenset({"hollow", "client"})
 """Roles that are no part of Milpa's controllers."""
 
@@ -93,6 +97,19 @@ class Cluster:
     def actors(self) -> dict[str, int]:
         """Pid of each controller, by name. Needs a connected driver (``installation.ray.connected``)."""
         return {status.name: status.pid for status in statuses() if status.pid}
+
+    async def hollow_stats(self) -> dict[str, Any]:
+        """What the hollow agents have counted: ``starts``, ``repeated`` starts, ``calls`` and more."""
+        certs = self.home.certs
+        authority = CertificateAuthority(KeyPair((certs / "ca.crt").read_bytes(), (certs / "ca.key").read_bytes()))
+        pair = authority.issue([CONTROLLER_IDENTITY], server=False, client=True)
+        dialer = GrpcDialer(authority.pair.cert, pair.cert, pair.key)
+        agent = dialer.dial(AgentAddress(ASKED_HOST, node_identity("any")))
+        try:
+            found: dict[str, Any] = json.loads(b"".join([chunk async for chunk in agent.logs(STATS)]))
+        finally:
+            await agent.close()
+        return found
 
 
 def role_of(actor: str) -> str:
@@ -189,7 +206,7 @@ def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104 - looks only
+            probe.bind(("0.0.0.0", port))
         except OSError:
             return False
         return True

@@ -1,8 +1,8 @@
 """A cloud of hollow instances in one process: ``python -m benchmarks.hollow_cloud --socket PATH --tls CA CERT KEY``.
 
-It speaks the hypervisor's protocol on a Unix socket, as the local cloud's daemon does, and serves the node agents of all
-instances from one port. The controllers run against it unchanged. An instance is an address below 127.1.0.0 that runs
-at once; nothing is booted. The agents' records (``nodeagent.hollow``) tell whether a pod was ever started twice.
+It speaks the hypervisor's protocol on a Unix socket, as the local cloud's daemon does, and serves the node agents of
+all instances from one port. The controllers run against it unchanged. An instance is an address from 127.1.0.1 on that
+runs at once; nothing is booted. The agents' records (``nodeagent.hollow``) tell whether a pod was ever started twice.
 """
 
 import argparse

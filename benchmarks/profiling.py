@@ -23,8 +23,9 @@ class Recording:
     output: Path
 
     @classmethod
-    def start(cls, pid: int, output: Path, *, native: bool) -> "Recording":
-        """Begins to record ``pid`` into ``output`` (collapsed stacks).
+    def start(cls, pid: int, output: Path) -> "Recording":
+        """Begins to record ``pid`` into ``output`` (collapsed stacks). Only what runs Python counts: threads that hold
+        the interpreter's lock. gRPC's own threads, TLS among them, are for ``perf``.
 
         Raises:
             BenchmarkError: there is no py-spy.
@@ -33,7 +34,7 @@ class Recording:
         if binary is None:
             raise BenchmarkError("py-spy is not in the PATH: install it (pip install py-spy) to profile")
         command = [binary, "record", "--format", "raw", "--rate", str(RATE_HZ), "--duration", str(LONGEST_S)]
-        command += ["--pid", str(pid), "--output", str(output), "--threads", *(["--native"] if native else [])]
+        command += ["--pid", str(pid), "--output", str(output), "--gil"]
         return cls(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), output)
 
     def finish(self) -> list[str]:
@@ -57,7 +58,7 @@ def summary(stacks: Iterable[str]) -> list[str]:
             whole[name] += count
     if not total:
         return ["nothing was recorded"]
-    lines = [f"{total} samples of running threads", "own time:"]
+    lines = [f"{total} samples of running Python", "own time:"]
     lines += [f"  {count / total:6.1%}  {name}" for name, count in own.most_common(SHOWN)]
     lines += ["with callees:"]
     return lines + [f"  {count / total:6.1%}  {name}" for name, count in whole.most_common(2 * SHOWN)]
