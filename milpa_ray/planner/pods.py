@@ -41,8 +41,8 @@ def ends(pod: Pod) -> bool:
 def live_node(draft: Draft, pod: Pod) -> Node | None:
     """The node made for this pod that can still serve it: of several the one that has come furthest.
 
-    There can be several when the commit that made the first was sent twice, and arrived once more after that node's
-    end; the others are surplus.
+    The transaction that makes a node writes its pod, so there is one; should there ever be more, the others are
+    surplus, and the pod is not stuck.
     """
     able = [
         node

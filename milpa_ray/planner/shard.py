@@ -6,6 +6,8 @@ from milpa_ray.planner.nodes import new_node, plan_nodes
 from milpa_ray.planner.pods import plan_pod
 from milpa_ray.planner.snapshot import CasePlan, Draft, Snapshot
 
+LAUNCHING = "Launching"
+"""Reason of a Waiting pod whose node is being made."""
 REFUSAL_RETRY_S = 30.0
 """A pod that no offer fits is looked at again after this long: capacity comes back, settings change."""
 
@@ -32,4 +34,8 @@ def _place(draft: Draft, pod: Pod, answer: Choice | Refusal) -> None:
     node = new_node(draft.case, pod, answer, draft)
     draft.nodes[node.name] = node
     draft.node_paths[node.name] = [node.status.phase]
+    # The pod is written, too, so that a commit of ours that arrives late or twice cannot make a second node for it.
+    # Why the last start failed matters more to its user than what it waits for now.
+    told = pod.status.message if pod.status.start_failures else f"{answer.instance_type} in {answer.zone}"
+    draft.set_pod(reason=LAUNCHING, message=told)
     draft.note(node, "node-created", f"{answer.instance_type} in {answer.zone} for pod {pod.name}")

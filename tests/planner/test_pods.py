@@ -45,8 +45,18 @@ def test_a_waiting_pod_gets_a_node_of_the_default_type() -> None:
     assert (node.status.phase, node.spec.instance_type) == (NodePhase.CREATING, "t3.nano")
     assert node.status.pod_uid == "u1"
     assert node.status.price_usd_hour == pytest.approx(0.0052)
-    # The pod is not written but must be unchanged, so that no node is made for one that is being deleted.
-    assert result.guards == (("/o/0001/pod/web", 7),)
+    # The pod is written in the same transaction: a commit that arrives twice can make no second node.
+    pod = written(result)["web"]
+    assert pod is not None
+    assert (pod.status.phase, pod.status.reason) == (W, "Launching")
+    assert [(write.key, write.before) for write in result.writes] == [("/o/0001/pod/web", 7), ("/o/0001/node/fresh", 0)]
+
+
+def test_the_reason_of_a_failed_start_stays_while_the_next_node_is_made() -> None:
+    pod = make_pod(start_failures=1, message="unit main: ErrImagePull; trying again")
+    after = written(plan(make_case(pod)))["web"]
+    assert after is not None
+    assert after.status.message == "unit main: ErrImagePull; trying again"
 
 
 def test_a_pod_that_fits_no_type_says_why_once() -> None:
