@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from milpa_ray.settings import Settings
 from milpa_ray.store.etcd_supervisor import ETCD_PID, SUPERVISOR_PID
 from milpa_ray.store.process_id import ProcessId
 from nodeagent.client import GrpcDialer
-from nodeagent.hollow import STATS
+from nodeagent.hollow import HISTORY, STATS
 from shards.installation import Installation
 from shards.launch import statuses
 from shards.local_cloud import hypervisor_socket
@@ -100,16 +100,23 @@ class Cluster:
 
     async def hollow_stats(self) -> dict[str, Any]:
         """What the hollow agents have counted: ``starts``, ``repeated`` starts, ``calls`` and more."""
+        found: dict[str, Any] = json.loads(await self._ask_hollow(STATS))
+        return found
+
+    async def hollow_history(self) -> list[dict[str, Any]]:
+        """What each hollow agent has run and when, as ``HollowAgents.history`` tells it."""
+        return [json.loads(line) for line in (await self._ask_hollow(HISTORY)).splitlines()]
+
+    async def _ask_hollow(self, what: str) -> bytes:
         certs = self.home.certs
         authority = CertificateAuthority(KeyPair((certs / "ca.crt").read_bytes(), (certs / "ca.key").read_bytes()))
         pair = authority.issue([CONTROLLER_IDENTITY], server=False, client=True)
         dialer = GrpcDialer(authority.pair.cert, pair.cert, pair.key)
         agent = dialer.dial(AgentAddress(ASKED_HOST, node_identity("any")))
         try:
-            found: dict[str, Any] = json.loads(b"".join([chunk async for chunk in agent.logs(STATS)]))
+            return b"".join([chunk async for chunk in agent.logs(what)])
         finally:
             await agent.close()
-        return found
 
 
 def role_of(actor: str) -> str:
@@ -118,8 +125,9 @@ def role_of(actor: str) -> str:
 
 
 @contextlib.contextmanager
-def hollow_cluster(shards: int, nodes: int) -> Iterator[Cluster]:
-    """Brings it up with ``shards`` shards and room for ``nodes`` nodes, and takes it down again.
+def hollow_cluster(shards: int, nodes: int, limits: Mapping[str, float] | None = None) -> Iterator[Cluster]:
+    """Brings it up with ``shards`` shards and room for ``nodes`` nodes, and takes it down again. ``limits`` are those
+    of ``server.yml`` that are not to have their defaults.
 
     Raises:
         BenchmarkError: the hollow cloud does not start. MilpaError: something else does not.
@@ -129,7 +137,7 @@ def hollow_cluster(shards: int, nodes: int) -> Iterator[Cluster]:
     installation = HollowInstallation(Home(root))
     hollow: subprocess.Popen[bytes] | None = None
     try:
-        _write_settings(installation.home, shards)
+        _write_settings(installation.home, shards, limits or {})
         hollow = _start_hollow(installation.home, nodes)
         installation.up(lambda text: say(f"  {text}"))
         yield Cluster(installation, hollow, shards)
@@ -142,7 +150,7 @@ def hollow_cluster(shards: int, nodes: int) -> Iterator[Cluster]:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _write_settings(home: Home, shards: int) -> None:
+def _write_settings(home: Home, shards: int, limits: Mapping[str, float]) -> None:
     home.etc.mkdir(parents=True)
     home.run.mkdir(mode=0o700)
     home.certs.mkdir()
@@ -151,6 +159,7 @@ def _write_settings(home: Home, shards: int) -> None:
         "clusterName": CLUSTER,
         "cloud": {"local": {}},
         "controllers": {"apiHost": "127.0.0.1", "apiPort": _free_port(), "shards": shards},
+        "limits": dict(limits),
     }
     home.server_yml.write_text(json.dumps(settings))  # JSON is YAML
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,11 @@ OTHER_FILES = 200
 
 class HollowFleet:
     """The instances; has the methods of ``cloud.local.fleet.Fleet`` that the service calls. Addresses are never used
-    twice, so an agent's record is that of one instance."""
+    twice, so an agent's record is that of one instance. ``power_off`` is told the address of each one that ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, power_off: Callable[[str], None]) -> None:
         self.faults = FaultBook()
+        self._power_off = power_off
         self._instances: dict[str, Instance] = {}
         self._launches: dict[str, tuple[LaunchCall, tuple[str, ...]]] = {}
         self._ended: deque[tuple[float, str]] = deque()
@@ -93,6 +94,7 @@ class HollowFleet:
                 if instance.state is not InstanceState.TERMINATED:
                     self._instances[instance_id] = replace(instance, state=InstanceState.TERMINATED)
                     self._ended.append((time.monotonic(), instance_id))
+                    self._power_off(instance.private_ip)
                 states[instance_id] = InstanceState.TERMINATED
         return states
 
@@ -114,7 +116,7 @@ async def _serve(options: argparse.Namespace) -> None:
     behaviour = Behaviour(start_delay_s=options.start_delay_s, heartbeat_s=options.heartbeat_s)
     agent_server, agents, _ = await serve_hollow(behaviour, f"0.0.0.0:{options.port}", credentials)
     server = grpc.aio.server()
-    service = HypervisorService(_as_fleet(HollowFleet()), lambda _keep: ended.set())
+    service = HypervisorService(_as_fleet(HollowFleet(agents.power_off)), lambda _keep: ended.set())
     hypervisor_pb2_grpc.add_HypervisorServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix:{options.socket}")
     await server.start()

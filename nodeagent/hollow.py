@@ -3,7 +3,8 @@ the controllers. It speaks the agents' protocol; units are only pretended, in me
 
 It listens on all addresses and is dialled as 127.x.y.z: each address is a node of its own (told apart by
 ``wire.HOST_HEADER``). It keeps the agents' promises on tokens, one pod per node, and stops, and counts the starts of
-each pod, so that a second start of one is seen. ``Logs`` of unit ``stats`` answers with the counts as JSON.
+each pod, so that a second start of one is seen. ``Logs`` of unit ``stats`` answers with the counts as JSON, of unit
+``history`` with what each node has run and when, a line of JSON per node.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ from nodeagent.proto import agent_pb2_grpc as pb_grpc
 WHEEL_SLOTS = 100
 MAX_MESSAGE = 16 * 1024 * 1024
 STATS = "stats"
+HISTORY = "history"
+HISTORY_CHUNK = 500
+"""Nodes per message."""
+IS_OFF = "the instance is off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +50,21 @@ class Behaviour:
     enrolled: bool = True
 
 
+@dataclass(slots=True)
+class Run:
+    """One start of a pod: by whose token, and when (``time.monotonic``; 0: not stopped)."""
+
+    uid: str
+    token: tuple[int, int]
+    started: float
+    stopped: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class HollowNode:
-    """One node. ``state`` is the unit state that all its units have, as JSON."""
+    """One node. ``state`` is the unit state that all its units have, as JSON. ``runs`` and ``tokens`` are its history,
+    ``refused`` counts calls with an outdated token; ``off_at`` is when its instance ended (``time.monotonic``; 0: not
+    yet)."""
 
     enrolled: bool
     name: str = ""
@@ -61,6 +79,10 @@ class HollowNode:
     stopped: bool = False
     tombstones: set[str] = field(default_factory=set)
     watchers: set[asyncio.Event] = field(default_factory=set)
+    runs: list[Run] = field(default_factory=list)
+    tokens: list[tuple[int, int]] = field(default_factory=list)
+    refused: int = 0
+    off_at: float = 0.0
 
     def changed(self) -> None:
         self.sequence += 1
@@ -133,11 +155,23 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
             "pods": len(self._starts),
             "starts": self._starts.total(),
             "repeated": {uid: count for uid, count in self._starts.items() if count > 1},
-            "held": sum(bool(node.pod_uid) and not node.stopped for node in nodes),
+            "held": sum(bool(node.pod_uid) and not node.stopped and not node.off_at for node in nodes),
             "stopped": sum(node.stopped for node in nodes),
             "watched": sum(bool(node.watchers) for node in nodes),
             "calls": dict(self._calls),
         }
+
+    def history(self) -> Iterator[dict[str, Any]]:
+        """What each node has done so far; see ``HollowNode`` and ``Run``."""
+        for host, node in self._nodes.items():
+            runs = [asdict(run) for run in node.runs]
+            yield {"host": host, "runs": runs, "tokens": node.tokens, "refused": node.refused, "off_at": node.off_at}
+
+    def power_off(self, host: str) -> None:
+        """The node's instance has ended: nothing runs there any more, and no call is answered."""
+        node = self._nodes.setdefault(host, HollowNode(self._behaviour.enrolled))
+        node.off_at = node.off_at or time.monotonic()
+        node.changed()
 
     # ------------------------------------------------------------ the protocol
 
@@ -178,6 +212,7 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
         node.init_state = b'{"terminated":{"exitCode":0,"reason":"Completed"}}'
         if fresh:
             self._starts[uid] += 1
+            node.runs.append(Run(uid, node.token, time.monotonic()))
             node.state = b'{"waiting":{"reason":"ContainerCreating"}}'
             node.changed()
             asyncio.get_running_loop().call_later(self._behaviour.start_delay_s, self._run, node)
@@ -192,7 +227,7 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
         slot = self._wheel.join(event)
         known = -1
         try:
-            while not self._closing:
+            while not self._closing and not node.off_at:
                 event.clear()
                 report = node.report(known)
                 known = report.sequence
@@ -201,12 +236,15 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
         finally:
             slot.discard(event)
             node.watchers.discard(event)
+        if node.off_at:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, IS_OFF)
 
     async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopReply:  # noqa: N802
         node = await self._node("Stop", context, request.token)
         node.tombstones.add(request.pod_uid)
         if node.pod_uid == request.pod_uid and not node.stopped:
             node.stopped = True
+            node.runs[-1].stopped = time.monotonic()
             node.state = b'{"terminated":{"exitCode":143,"reason":"Error","finishedAt":"%s"}}' % _now()
             node.changed()
         return pb.StopReply()
@@ -214,6 +252,11 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
     async def Logs(self, request: pb.LogsRequest, context: Any) -> AsyncIterator[pb.LogChunk]:  # noqa: N802
         if request.unit == STATS:
             yield pb.LogChunk(data=json.dumps(self.stats()).encode())
+            return
+        if request.unit == HISTORY:
+            lines = [json.dumps(told).encode() + b"\n" for told in self.history()]
+            for at in range(0, len(lines), HISTORY_CHUNK):
+                yield pb.LogChunk(data=b"".join(lines[at : at + HISTORY_CHUNK]))
             return
         node = await self._node("Logs", context)
         yield pb.LogChunk(data=f"hollow unit {request.unit} of pod {node.pod_uid}\n".encode())
@@ -240,12 +283,17 @@ class HollowAgents(pb_grpc.NodeAgentServicer):
         node = self._nodes.get(host)
         if node is None:
             node = self._nodes[host] = HollowNode(self._behaviour.enrolled)
+        if node.off_at:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, IS_OFF)
         if token is not None:
             given = (token.term, token.revision)
             if given < node.token:
+                node.refused += 1
                 trailer = ((wire.TOKEN_TRAILER, f"{node.token[0]}/{node.token[1]}"),)
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "a newer owner was here", trailer)
-            node.token = given
+            if given != node.token:
+                node.token = given
+                node.tokens.append(given)
         return node
 
 

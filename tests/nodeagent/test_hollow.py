@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from milpa_ray.errors import AgentRefused, StaleToken
+from milpa_ray.errors import AgentRefused, AgentUnreachable, StaleToken
 from milpa_ray.pki import CertificateAuthority
 from milpa_ray.ports import CONTROLLER_IDENTITY, AgentAddress, Token, node_identity
 from nodeagent.client import GrpcAgent, GrpcDialer
-from nodeagent.hollow import STATS, Behaviour, HollowAgents, serve_hollow
+from nodeagent.hollow import HISTORY, STATS, Behaviour, HollowAgents, serve_hollow
 from tests.nodeagent.agents import OWNER, UID, pod, report_when, states, unit
 
 POD = pod(unit("a", "x", "true"), initUnits=[unit("i", "x", "true")])
@@ -67,6 +67,31 @@ async def _check_second_start(port: int) -> None:
     assert stats["repeated"] == {UID: 2}
     for client in clients:
         await client.close()
+
+
+async def test_history_tells_what_ran_where_and_an_ended_instance_answers_no_more() -> None:
+    async with hollow(listen="0.0.0.0") as (agents, port):
+        clients = [dial(host, port) for host in ("127.1.0.1", "127.1.0.2")]
+        for client in clients:
+            await client.dispatch(OWNER, POD)
+        await clients[0].stop(OWNER, UID, 1.0)
+        with pytest.raises(StaleToken):
+            await clients[0].hello(Token(0, 9))
+        await clients[1].hello(Token(OWNER.term + 1, 1))
+        agents.power_off("127.1.0.2")
+        with pytest.raises(AgentUnreachable):
+            await clients[1].hello(Token(OWNER.term + 1, 1))
+        first, second = [
+            json.loads(line) for line in b"".join([d async for d in clients[0].logs(HISTORY)]).splitlines()
+        ]
+        assert (first["host"], first["refused"], first["off_at"]) == ("127.1.0.1", 1, 0.0)
+        assert first["runs"][0]["stopped"] > first["runs"][0]["started"] > 0
+        assert second["runs"][0]["uid"] == UID
+        assert second["runs"][0]["stopped"] == 0.0
+        assert second["off_at"] > second["runs"][0]["started"]
+        assert second["tokens"] == [[OWNER.term, OWNER.revision], [OWNER.term + 1, 1]]
+        for client in clients:
+            await client.close()
 
 
 async def test_units_end_as_asked_and_heartbeats_come() -> None:
