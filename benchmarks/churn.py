@@ -41,7 +41,7 @@ class Measured:
     running_s: float = 0.0
     create_to_running_s: list[float] = field(default_factory=list)
     rate_by_third: list[float] = field(default_factory=list)
-    get_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    get_ms: dict[str, dict[str, Any]] = field(default_factory=dict)
     cli_s: dict[str, float] = field(default_factory=dict)
     create_cpu_s: dict[str, float] = field(default_factory=dict)
     delete_cpu_s: dict[str, float] = field(default_factory=dict)
@@ -188,9 +188,9 @@ async def _start_latency(cluster: Cluster) -> asyncio.subprocess.Process:
     return process
 
 
-async def _latency_result(process: asyncio.subprocess.Process) -> dict[str, float]:
+async def _latency_result(process: asyncio.subprocess.Process) -> dict[str, Any]:
     output, _ = await process.communicate(b"")
-    found: dict[str, float] = json.loads(output or b"{}")
+    found: dict[str, Any] = json.loads(output or b"{}")
     return found
 
 
