@@ -1,6 +1,5 @@
 """One Milpa for all drills, with 20 pods that must never notice anything; nothing is left of it at the end."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.drills import Cluster, Fleet
-from tests.e2e.leaks import Marks, held, traces
+from tests.e2e.leaks import Marks, held, now_in_ticks, traces
 from tests.oci import build_busybox_image, running_registry
 
 PODS = 20
@@ -24,15 +23,17 @@ def cluster() -> Iterator[Cluster]:
         assert isinstance(made, Cluster)
         made.image = f"localhost:{registry.port}/box:latest"
         namespaces: set[str] = set()
+        before = 0
         try:
             made.ok("milpa", "up")
             yield made
             namespaces = traces(marks_of(made)).get("namespace", set())
+            before = now_in_ticks()
         finally:
             down = made.milpa("down")
         assert down.returncode == 0, down.stderr
         assert traces(marks_of(made)) == {}
-        assert held(namespaces) == set()
+        assert held(namespaces, before) == set()
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +42,7 @@ def marks(cluster: Cluster) -> Marks:
 
 
 def marks_of(cluster: Cluster) -> Marks:
-    settings = json.loads(cluster.home.server_yml.read_text())
-    return Marks((str(cluster.home.root),), cluster.bridge, settings["cloud"]["local"]["subnet"])
+    return Marks((str(cluster.home.root),), cluster.bridge, cluster.settings()["cloud"]["local"]["subnet"])
 
 
 @pytest.fixture(scope="session")

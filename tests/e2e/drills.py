@@ -67,10 +67,13 @@ class Cluster(Milpa):
 
     def configure(self, **sections: Any) -> None:
         """Changes settings: ``sections`` are merged into those of ``server.yml``, one level deep."""
-        settings = json.loads(self.home.server_yml.read_text())
+        settings = self.settings()
         for name, changes in sections.items():
             settings[name] = settings.get(name, {}) | changes
         self.home.server_yml.write_text(json.dumps(settings))
+
+    def settings(self) -> Object:
+        return dict(json.loads(self.home.server_yml.read_text()))
 
     # ------------------------------------------------------------ what is
 

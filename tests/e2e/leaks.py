@@ -33,11 +33,25 @@ def traces(marks: Marks) -> dict[str, set[str]]:
     return {kind: things for kind, things in found.items() if things}
 
 
-def held(namespaces: set[str]) -> set[str]:
-    """Which of these namespaces anything still holds: a process, an open file or a mount."""
-    alive = {space for pid in _pids() for space in _namespaces(pid) | _open_namespaces(pid)}
+def held(namespaces: set[str], before: int) -> set[str]:
+    """Which of these namespaces anything still holds: a mount, or a process (maybe by an open file) that was started
+    ``before`` (clock ticks since boot); the kernel may have given their numbers to younger ones."""
+    alive = {
+        space for pid in _pids() if 0 < _start_of(pid) < before for space in _namespaces(pid) | _open_namespaces(pid)
+    }
     mounted = {line.split(" ")[3] for line in _read("/proc/self/mountinfo").splitlines() if " nsfs " in line}
     return namespaces & (alive | mounted)
+
+
+def now_in_ticks() -> int:
+    """Clock ticks since boot."""
+    return int(float(_read("/proc/uptime").split()[0]) * os.sysconf("SC_CLK_TCK"))
+
+
+def _start_of(pid: int) -> int:
+    """When a process started; 0 when it is gone."""
+    words = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(words[19]) if words else 0
 
 
 def _pids() -> list[int]:
