@@ -28,7 +28,7 @@ PROBE = "probe"
 BASELINE_S = 5.0
 SETTLE_S = 3.0
 TIMEOUT_S = 900.0
-CLI_RUNS = 5
+CLI_RUNS = 3
 
 
 @dataclass
@@ -101,7 +101,7 @@ async def measure(cluster: Cluster, pids: Pids, options: argparse.Namespace) -> 
     async with cluster.aio_client(timeout_s=120.0) as client:
         await client.submit(AsyncClient.pod(PROBE, "registry.local/app:1"))
         await client.wait(PROBE, timeout_s=60)
-        found.before, found.empty_cores = await idle_cost(pids, BASELINE_S)
+        found.before, found.empty_cores = await idle_cost(pids, min(BASELINE_S, options.keep_s))
         async with Tracker().following(client) as tracker:
             await _create(cluster, client, tracker, pids, found)
             say(f"{options.pods} pods run after {found.running_s:.1f} s")

@@ -137,7 +137,7 @@ def _under_control(states: dict[str, Any], held: int, shards: int, killed: dict[
     if len(ranges) < shards or not all(served and served["synced"] for served in ranges):
         return False
     covered = sum(served["slots"][1] - served["slots"][0] for served in ranges)
-    return covered == 1024 and sum(served["linksReady"] for served in ranges) >= held
+    return bool(covered == 1024 and sum(served["linksReady"] for served in ranges) >= held)
 
 
 # ---------------------------------------------------------------- lists
