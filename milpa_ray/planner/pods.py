@@ -207,7 +207,7 @@ def _judge(draft: Draft) -> None:
         return
     failed = next((u for u in (*inits, *units) if _failed(u)), None)
     if policy == RestartPolicy.NEVER and failed is not None:
-        if all(u.state.running is None for u in (*inits, *units)):
+        if all(u.state.terminated for u in (*inits, *units)):
             _fail(draft, pod, UNIT_FAILED, _exit_text(failed))
         else:
             draft.set_pod(reason=UNIT_FAILED, message=_exit_text(failed))

@@ -145,9 +145,11 @@ def test_units_decide_how_a_pod_ends(policy: str, states: tuple[tuple[str, int |
     assert (node is not None and node.status.phase == NodePhase.CLEANING) == (phase != R)
 
 
-def test_a_failed_unit_under_never_stops_the_others_before_the_pod_is_failed() -> None:
+@pytest.mark.parametrize("other", ["running", "waiting"])
+def test_a_failed_unit_under_never_stops_the_others_before_the_pod_is_failed(other: str) -> None:
+    # One that is just being started would else run on a node that is being cleaned.
     pod = make_pod(R, restart_policy=RestartPolicy.NEVER)
-    units = (unit("terminated", 7, "a"), unit("running", name="b"))
+    units = (unit("terminated", 7, "a"), unit(other, name="b"))
     marked = written(plan(make_case(pod, make_node(), agent=ready(*units))))["web"]
     assert marked is not None
     assert (marked.status.phase, marked.status.reason) == (R, "UnitFailed")
