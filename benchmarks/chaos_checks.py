@@ -119,7 +119,7 @@ def _running(truth: Truth) -> Iterator[str]:
 
 def broken(truth: Truth, ledger: Ledger, witness: Witness) -> list[str]:
     """What was wrong at any time of the run; empty when nothing was."""
-    found = [*ledger.wrong, *witness.wrong, *_agents(truth, witness), *_ends(truth, witness)]
+    found = [*ledger.wrong, *witness.wrong, *_agents(truth, witness), *_runs(truth, witness), *_ends(truth, witness)]
     for wish in ledger.wishes:
         if wish.created and wish.uid not in witness.seen:
             found.append(f"pod {wish.name} ({wish.uid}) was acknowledged and never existed")
@@ -131,7 +131,6 @@ def broken(truth: Truth, ledger: Ledger, witness: Witness) -> list[str]:
 
 
 def _agents(truth: Truth, witness: Witness) -> Iterator[str]:
-    runs: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for agent in truth.agents:
         host = agent["host"]
         uids = {run["uid"] for run in agent["runs"]}
@@ -142,14 +141,21 @@ def _agents(truth: Truth, witness: Witness) -> Iterator[str]:
         for _, revision in agent["tokens"]:
             if revision not in witness.maps:
                 yield f"{host} has obeyed a token of revision {revision}, which no map has had"
+
+
+def _runs(truth: Truth, witness: Witness) -> Iterator[str]:
+    runs: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+    for agent in truth.agents:
         for run in agent["runs"]:
             # An instance that has ended runs nothing any more.
-            runs[run["uid"]].append((run["started"], run["stopped"] or agent["off_at"] or FOREVER, host))
+            runs[run["uid"]].append((run["started"], run["stopped"] or agent["off_at"] or FOREVER, agent["host"]))
     for uid, found in runs.items():
         found.sort()
         for (_, ended, host), (started, _, other) in pairwise(found):
             if started < ended:
                 yield f"pod {uid} was started on {other} while it ran on {host}"
+        if len(found) > 1:
+            yield f"pod {uid} was started {len(found)} times, though no fault of this run ends an instance"
         if uid not in witness.seen:
             yield f"pod {uid} was started on {found[0][2]}, but never was in the store"
         if uid in witness.removed and max(ended for _, ended, _ in found) > witness.removed[uid]:
