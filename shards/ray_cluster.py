@@ -180,6 +180,8 @@ class RayCluster:
             "RAY_START_HOOK": "shards.ray_start_hook.adjust",
             # Ray's killer would count the memory of the pods on this machine.
             "RAY_memory_monitor_refresh_ms": "0",
+            # Ray gives workers niceness 15. Beside any other load controllers then stand still and lose their leases.
+            "RAY_worker_niceness": "0",
             "RAY_DEDUP_LOGS": "0",
         }
         if self.node_ip == LOOPBACK:

@@ -54,6 +54,12 @@ def test_killed_actor_comes_back_as_a_fresh_incarnation(driver: RayCluster) -> N
     assert after["loop"].startswith("uvloop")
 
 
+def test_controllers_get_no_less_of_the_processor_than_others(driver: RayCluster) -> None:
+    start_actors([spec(driver, "shard-0")], timeout_s=30)
+    pid = statuses()[0].pid
+    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_starting_twice_finds_the_first_from_another_driver(ray_cluster: RayCluster) -> None:
     with ray_cluster.connected():
         start_actors([spec(ray_cluster, "shard-0")], timeout_s=30)
