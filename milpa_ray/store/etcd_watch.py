@@ -42,7 +42,7 @@ class RangeWatch:
         """
         self.end_stream()
         self._marks_trusted = marks_trusted
-        self._call = stub.Watch(self._requests(), metadata=METADATA)
+        self._call = stub.Watch(self._requests(self._wants_mark), metadata=METADATA)
         answer = await self._read()
         if not answer.created:
             raise StoreUnavailable("etcd began a watch with something else than its creation")
@@ -69,8 +69,11 @@ class RangeWatch:
             self._call.cancel()
             self._call = None
         self._held = []
+        # gRPC's task that sends our requests outlives a stream that broke: it ends with them.
+        before, self._wants_mark = self._wants_mark, asyncio.Event()
+        before.set()
 
-    async def _requests(self) -> AsyncIterator[Any]:
+    async def _requests(self, wants_mark: asyncio.Event) -> AsyncIterator[Any]:
         yield rpc_pb2.WatchRequest(
             create_request=rpc_pb2.WatchCreateRequest(
                 key=self._start.encode(),
@@ -81,8 +84,10 @@ class RangeWatch:
             )
         )
         while True:
-            await self._wants_mark.wait()
-            self._wants_mark.clear()
+            await wants_mark.wait()
+            if wants_mark is not self._wants_mark:
+                return
+            wants_mark.clear()
             yield rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
 
     async def _read(self) -> Any:

@@ -58,7 +58,14 @@ async def test_a_watch_goes_on_after_kill_and_restart_of_etcd(server: EtcdServer
             for number in (3, 4):
                 await put(store, ROOT + "a", str(number).encode())
             seen += await waiting
+            await eventually(lambda: len(_senders()) == 1, what="the broken stream's sender has ended")
+        await eventually(lambda: not _senders())
     assert [change.entry.value for change in seen] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def _senders() -> list[asyncio.Task[object]]:
+    """gRPC's tasks that send what streams ask for; one that is left over waits for ever."""
+    return [task for task in asyncio.all_tasks() if "_consume_request_iterator" in str(task.get_coro())]
 
 
 async def test_no_etcd_is_unavailable_within_the_deadline() -> None:
