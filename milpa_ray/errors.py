@@ -104,3 +104,11 @@ class PermissionDenied(Terminal):
 
 class WatchExpired(Retryable):
     """The watch fell behind, or its revision is too old: list anew and watch from there."""
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first single error in a group, however deep: a nested group's own text says nothing."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -17,7 +17,7 @@ from milpa_ray.controller.leadership import Leadership, keep_seated
 from milpa_ray.controller.pacing import Backoff
 from milpa_ray.controller.trimmer import Trimmer
 from milpa_ray.controller.view import KeyView
-from milpa_ray.errors import MilpaError
+from milpa_ray.errors import MilpaError, first_cause
 from milpa_ray.keys import prefix_end
 from milpa_ray.planner.snapshot import Versioned
 from milpa_ray.store.compaction import Compactor
@@ -41,7 +41,7 @@ class Coordinator:
             try:
                 await self._live(backoff)
             except* (Deposed, MilpaError) as group:
-                log.warning("coordinator: %s; starting anew", _first(group))
+                log.warning("coordinator: %s; starting anew", first_cause(group))
             except* Exception:
                 log.exception("coordinator failed; starting anew")
             await backoff.sleep()
@@ -109,14 +109,6 @@ class Coordinator:
             "cloud": self._duties.dump() if self._duties is not None else None,
             "garbage": self._collector.dump() if self._collector is not None else None,
         }
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first cause in a nest of groups."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def until_lost(lease: Lease) -> None:

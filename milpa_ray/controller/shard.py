@@ -14,7 +14,7 @@ from milpa_ray.controller.identifiers import make_uuid
 from milpa_ray.controller.pacing import Backoff
 from milpa_ray.controller.slot_range import SlotRange
 from milpa_ray.controller.view import KeyView
-from milpa_ray.errors import MilpaError
+from milpa_ray.errors import MilpaError, first_cause
 from milpa_ray.planner.membership import ShardMap
 from milpa_ray.planner.snapshot import Versioned
 from milpa_ray.ports import Token
@@ -39,9 +39,9 @@ class Shard:
             try:
                 await self._live(backoff)
             except* Deposed as group:
-                log.warning("shard %s: %s; starting anew", self._id, group.exceptions[0])
+                log.warning("shard %s: %s; starting anew", self._id, first_cause(group))
             except* MilpaError as group:
-                log.warning("shard %s: %s; starting anew", self._id, group.exceptions[0])
+                log.warning("shard %s: %s; starting anew", self._id, first_cause(group))
             except* Exception:
                 log.exception("shard %s failed; starting anew", self._id)
             await backoff.sleep()
