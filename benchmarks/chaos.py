@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
 from collections import Counter
@@ -22,7 +23,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.accounting import percentile
 from benchmarks.chaos_checks import Truth, broken, unmet
 from benchmarks.chaos_faults import Fault, Injector, schedule
 from benchmarks.chaos_users import Ledger, Users, Wish, reading
@@ -30,7 +30,7 @@ from benchmarks.chaos_witness import Witness, read_all
 from benchmarks.cluster import CLUSTER, BenchmarkError, Cluster, hollow_cluster, say
 from benchmarks.load import Tracker
 from cloud.local.client import LocalCompute
-from milpa_ray.errors import MilpaError
+from milpa_ray.errors import MilpaError, Retryable
 from milpa_ray.keys import SLOTS, Keys, slot_of
 from milpa_ray.store.connection import EtcdConfig
 from milpa_ray.store.etcd import EtcdStore
@@ -86,7 +86,7 @@ class Report:
             "recovery_s": {
                 kind: {
                     "faults": len(took),
-                    "p50": round(percentile(took, 0.5), 2),
+                    "p50": round(statistics.median(took), 2),
                     "max": round(max(took), 2),
                 }
                 for kind, took in sorted(self.by_kind().items())
@@ -191,12 +191,18 @@ class Run:
             await asyncio.wait(self._probes, timeout=SETTLE_S)
         if not await users.settle(SETTLE_S):
             self.report.violations.append(f"{self.report.ledger.pending} operations have no answer")
-        while left := unmet(await self._truth(store), self.report.ledger):
+        while left := await self._left(store):
             if time.monotonic() - began > SETTLE_S:
                 self.report.violations += left
                 break
             await asyncio.sleep(0.5)
         self.report.settled_s = time.monotonic() - began
+
+    async def _left(self, store: EtcdStore) -> list[str]:
+        try:
+            return unmet(await self._truth(store), self.report.ledger)
+        except Retryable as error:  # a part that has just been continued
+            return [str(error)]
 
     async def _truth(self, store: EtcdStore) -> Truth:
         compute = LocalCompute(hypervisor_socket(self._cluster.home), CLUSTER)

@@ -10,15 +10,13 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.chaos_users import Ledger
-from benchmarks.chaos_witness import Witness
+from benchmarks.chaos_witness import PASSING, Witness
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.api.pod import Pod, PodPhase
 from milpa_ray.keys import Keys
 from milpa_ray.ports import Instance, InstanceState
 from milpa_ray.store.port import Entry
 
-LEFT = ("batch", "condemned")
-"""Records that are gone once all is settled."""
 FOREVER = float("inf")
 
 
@@ -45,7 +43,7 @@ class Truth:
                 found.pods[entry.key] = Pod.from_json(entry.value)
             elif parsed.kind == "node":
                 found.nodes[entry.key] = Node.from_json(entry.value)
-            elif parsed.kind in LEFT:
+            elif parsed.kind in PASSING:
                 found.left.append(entry.key)
         return found
 

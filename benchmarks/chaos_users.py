@@ -130,10 +130,13 @@ class Users:
                 # An earlier try, whose answer said that its effect is unknown, may have made it.
                 if await self._is_mine(wish):
                     break
+                reason = "name still taken"
             elif result.outcome is not Outcome.FAILED:
                 self.ledger.wrong.append(f"create {wish.name}: answered {result.outcome}: {result.message}")
                 return
-            self.ledger.repeated[f"create: {result.outcome}"] += 1
+            else:
+                reason = result.message
+            self.ledger.repeated[f"create: {reason}"] += 1
             await asyncio.sleep(RETRY_S)
         wish.created = True
         if wish.after is None:
@@ -151,7 +154,7 @@ class Users:
             if result.outcome is not Outcome.FAILED:
                 self.ledger.wrong.append(f"delete {wish.name}: answered {result.outcome}: {result.message}")
                 return
-            self.ledger.repeated[f"delete: {result.outcome}"] += 1
+            self.ledger.repeated[f"delete: {result.message}"] += 1
             await asyncio.sleep(RETRY_S)
         wish.deleted = True
         self.ledger.longest_write_s = max(self.ledger.longest_write_s, time.monotonic() - began)

@@ -20,6 +20,8 @@ from milpa_ray.planner.pods import LIVE_NODE
 from milpa_ray.store.port import Change, Entry, Store
 
 P = TypeVar("P", bound=StrEnum)
+PASSING = ("batch", "condemned")
+"""Families of records that are gone once all is settled."""
 USED = (NodePhase.CLAIMED, NodePhase.CLEANING)
 
 
@@ -59,6 +61,9 @@ class Witness:
     async def start(self) -> None:
         """Reads the records as they are; ``follow`` goes on from there."""
         entries, self.revision = await read_all(self._store, self.keys)
+        shard_map = await self._store.get(self.keys.map)
+        if shard_map is not None:
+            self.maps.add(shard_map.mod_revision)
         for entry in entries:
             self._take(Change(entry))
 
@@ -166,11 +171,13 @@ class Witness:
 
 
 async def read_all(store: Store, keys: Keys) -> tuple[list[Entry], int]:
-    """All records of the cluster as of one revision, and that revision."""
+    """The records that are judged, as of one revision, and that revision."""
     found: list[Entry] = []
-    start, revision = keys.root, 0
-    while start:
-        page = await store.scan(start, prefix_end(keys.root), revision=revision)
-        found += page.entries
-        start, revision = page.next_key, page.revision
+    revision = 0
+    for prefix in (keys.objects, *(keys.prefix(family) for family in PASSING)):
+        start = prefix
+        while start:
+            page = await store.scan(start, prefix_end(prefix), revision=revision)
+            found += page.entries
+            start, revision = page.next_key, page.revision
     return found, revision
