@@ -121,13 +121,16 @@ def test_only_the_changed_unit_of_an_updated_pod_restarts(pods: Cluster) -> None
     assert pods.get_pod("updated")["status"]["boundInstanceID"] == instance
 
 
-def test_always_restarts_with_back_off(pods: Cluster) -> None:
-    waiting = pods.when_pod("fails-always", lambda pod: "CrashLoopBackOff" in str(state_of(pod)), "backing off")
-    assert waiting["status"]["phase"] == "Running"
-    assert "exit code 7" in str(state_of(waiting))
-    again = pods.when_pod("fails-always", lambda pod: restarts_of(pod) >= 1, "restarted")
-    assert again["status"]["unitStatuses"][0]["lastState"]["terminated"]["exitCode"] == 7
-    pods.when_pod("fails-always", lambda pod: "back-off 20 s" in str(state_of(pod)), "backing off for longer")
+def test_always_restarts_with_a_back_off_that_doubles(pods: Cluster) -> None:
+    pod = pods.when_pod(
+        "fails-always",
+        lambda pod: restarts_of(pod) and "CrashLoopBackOff" in str(state_of(pod)),
+        "restarted, backing off",
+    )
+    assert pod["status"]["phase"] == "Running"
+    assert f"back-off {10 * 2 ** restarts_of(pod)} s" in state_of(pod)["waiting"]["reason"]
+    assert "exit code 7" in state_of(pod)["waiting"]["reason"]
+    assert pod["status"]["unitStatuses"][0]["lastState"]["terminated"]["exitCode"] == 7
 
 
 def test_on_failure_restarts_until_success(pods: Cluster) -> None:
