@@ -34,8 +34,16 @@ def cluster() -> Iterator[Cluster]:
             down = made.milpa("down")
         assert down.returncode == 0, down.stderr
         assert traces(marks_of(made)) == {}
+        assert slips(made) == []
         # The machine's init takes its time to reap the instances' first processes, which hold a namespace until then.
         wait_until(lambda: not held(namespaces, before), 10, "namespaces are gone")
+
+
+def slips(cluster: Cluster) -> list[str]:
+    """Lines in the controllers' logs that no fault from outside may bring about."""
+    signs = ("Traceback", "never retrieved", "was destroyed")
+    lines = [line for path in sorted(cluster.home.log.glob("*.log")) for line in path.read_text().splitlines()]
+    return [line for line in lines if any(sign in line for sign in signs)]
 
 
 @pytest.fixture(scope="session")
