@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def _options() -> argparse.Namespace:
     add("--keep-s", type=float, default=20.0, help="how long the idle cost is measured (default 20)")
     add("--no-delete", action="store_true", help="end with the pods running")
     add("--json", type=Path, metavar="FILE", help="also write the result there")
+    add("--logs", type=Path, metavar="DIR", help="keep the logs of all parts there")
     add("--profile", metavar="PROCESS", help="record one of shard-N, api, coordinator, hollow with py-spy")
     add("--profile-to", type=Path, default=Path("profile.txt"), help="collapsed stacks (default profile.txt)")
     return parser.parse_args()
@@ -266,9 +268,13 @@ def main() -> int:
             recording = None
             if options.profile:
                 recording = Recording.start(pids[options.profile][0], options.profile_to)
-            found = asyncio.run(measure(cluster, pids, options))
-            if recording is not None:
-                print("\n".join(recording.finish()))
+            try:
+                found = asyncio.run(measure(cluster, pids, options))
+            finally:
+                if recording is not None:
+                    print("\n".join(recording.finish()))
+                if options.logs:
+                    shutil.copytree(cluster.home.log, options.logs, dirs_exist_ok=True)
     except (BenchmarkError, MilpaError) as error:
         say(f"churn: {error}")
         return 1
