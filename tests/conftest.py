@@ -1,10 +1,18 @@
 """Fixtures that several rooms' tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.etcd_server import EtcdServer
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background lets them ignore Ctrl-C, and so all that they start; several tests
+    send it to what they started."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
