@@ -30,7 +30,7 @@ Endpoints = Annotated[
     typer.Option(
         "--endpoints",
         metavar="HOST:PORT,...",
-        help="Servers to ask, in this order (env MILPA_ENDPOINTS). Default: localhost:54555.",
+        help="Servers, any of which may be asked (env MILPA_ENDPOINTS). Default: localhost:54555.",
         show_default=False,
     ),
 ]

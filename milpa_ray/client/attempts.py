@@ -75,7 +75,9 @@ def _clock() -> Clock:
 class Attempts:
     """The tries of one call, or of one life of a watch."""
 
-    def __init__(self, endpoints: Sequence[str], preferred: str, *, read: bool, retry_s: float) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], preferred: str, *, read: bool, retry_s: float, tls: bool = True
+    ) -> None:
         self._endpoints = list(endpoints)
         if read:
             random.shuffle(self._endpoints)
@@ -83,6 +85,7 @@ class Attempts:
             at = self._endpoints.index(preferred)
             self._endpoints = self._endpoints[at:] + self._endpoints[:at]
         self._retry_s = retry_s
+        self._tls = tls
         self._clock = _clock()
         self._errors: dict[str, str] = {}
         self._next = 0
@@ -130,6 +133,8 @@ class Attempts:
                 "The certificates don't fit: use those of this cluster (--cert-dir), or --disable-tls if the server "
                 "runs without TLS"
             )
+        if not self._tls and "socket closed" in reasons:  # all that a server with TLS lets a plain caller know
+            return "If the server runs with TLS, leave out --disable-tls (tls=False in Python)"
         return "Is `milpa up` running, and are --endpoints right?"
 
 

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from milpa_ray.client.attempts import Attempts
 from milpa_ray.client.tls import credentials
+from milpa_ray.errors import Invalid
 
 DEFAULT_PORT = 54555
 DEFAULT_ENDPOINTS = (f"localhost:{DEFAULT_PORT}",)
 MAX_MESSAGE_BYTES = 64 << 20
 
+_ENDPOINT = re.compile(r"(?:[^\s/:\[\]]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):([0-9]{1,5})")
+
 C = TypeVar("C")
 
 
 def with_port(endpoint: str) -> str:
-    """``host`` or ``host:port`` as ``host:port``; 54555 is the default."""
-    host, colon, port = endpoint.rpartition(":")
-    if colon and port.isdigit() and (":" not in host or host.endswith("]")):
-        return endpoint
+    """``host`` or ``host:port`` as ``host:port``; 54555 is the default. Raises ``Invalid`` for anything else."""
+    host, colon, _ = endpoint.rpartition(":")
     if endpoint.count(":") > 1 and not endpoint.startswith("["):
-        return f"[{endpoint}]:{DEFAULT_PORT}"
-    return f"{endpoint}:{DEFAULT_PORT}"
+        whole = f"[{endpoint}]:{DEFAULT_PORT}"
+    elif (colon and not host.startswith("[")) or host.endswith("]"):
+        whole = endpoint
+    else:
+        whole = f"{endpoint}:{DEFAULT_PORT}"
+    found = _ENDPOINT.fullmatch(whole)
+    if not found or not 0 < int(found[1]) < 65536:
+        raise Invalid(f"{endpoint!r} is no endpoint; write HOST or HOST:PORT, such as {DEFAULT_ENDPOINTS[0]}")
+    return whole
 
 
 def channel_options(*, tls: bool) -> list[tuple[str, int | str]]:
@@ -62,7 +71,7 @@ class Connection:
     def attempts(self, *, read: bool, retry_s: float | None = None) -> Attempts:
         """The tries of a new call."""
         limit = self._retry_s if retry_s is None else retry_s
-        return Attempts(self.endpoints, self.preferred, read=read, retry_s=limit)
+        return Attempts(self.endpoints, self.preferred, read=read, retry_s=limit, tls=self._tls)
 
     def open(self, endpoint: str, secure: Callable[..., C], insecure: Callable[..., C]) -> C:
         """A channel made by one of gRPC's (or gRPC aio's) two functions. Raises ``Invalid`` for bad certificates."""

@@ -53,6 +53,12 @@ def test_certificates_that_do_not_fit_have_another_remedy() -> None:
         Attempts(["a"], "a", read=True, retry_s=0).failed(Failure("UNAVAILABLE", "Ssl handshake failed"))
 
 
+@pytest.mark.parametrize(("tls", "remedy"), [(False, "leave out --disable-tls"), (True, "milpa up")])
+def test_a_plain_caller_that_is_hung_up_on_hears_of_tls(tls: bool, remedy: str) -> None:
+    with pytest.raises(ApiUnavailable, match=remedy):
+        Attempts(["a"], "a", read=True, retry_s=0, tls=tls).failed(Failure("UNAVAILABLE", "Socket closed"))
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -72,10 +78,26 @@ def test_answers_are_translated_and_not_asked_again(code: str, kind: type[Except
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [("h", "h:54555"), ("h:1", "h:1"), ("10.0.0.1", "10.0.0.1:54555"), ("::1", "[::1]:54555"), ("[::1]:7", "[::1]:7")],
+    [
+        ("h", "h:54555"),
+        ("h:1", "h:1"),
+        ("10.0.0.1", "10.0.0.1:54555"),
+        ("::1", "[::1]:54555"),
+        ("[::1]", "[::1]:54555"),
+        ("[::1]:7", "[::1]:7"),
+        ("fe80::1%eth0", "[fe80::1%eth0]:54555"),
+    ],
 )
 def test_endpoints_without_a_port(given: str, wanted: str) -> None:
     assert with_port(given) == wanted
+
+
+@pytest.mark.parametrize(
+    "given", ["http://h:1", "h:port", "h:99999", "h:0", "h:", ":1", "", "a b:1", "[::1", "[::1]x:7", "dns:///h", "::x"]
+)
+def test_what_is_no_endpoint_is_said_before_anything_is_asked(given: str) -> None:
+    with pytest.raises(Invalid, match="is no endpoint; write HOST or HOST:PORT"):
+        with_port(given)
 
 
 @pytest.mark.parametrize("endpoints", [(), "localhost:54555"])
