@@ -141,6 +141,8 @@ def make_pod(
     Raises:
         Invalid: a field is unknown or has a bad value.
     """
+    if isinstance(command, str):
+        raise Invalid(f"pod {name!r}: command must be a list of words; for a shell's line: ['sh', '-c', {command!r}]")
     from pydantic import ValidationError
 
     from milpa_ray.api import Pod

@@ -72,6 +72,8 @@ async def test_the_async_clients_waits(controlled: Served) -> None:
 async def test_a_pod_with_unknown_fields_is_refused_where_it_is_made() -> None:
     with pytest.raises(Invalid, match="instance_typo"):
         Client.pod("a", "nginx", instance_typo="c5.large")
+    with pytest.raises(Invalid, match="command must be a list of words"):
+        Client.pod("a", "nginx", "sleep 5")
     pod = Client.pod("a", "nginx", ["sh"], env={"A": "1"}, restart_policy="never", resources={"cpu": "2"})
     assert (pod.spec.restart_policy, pod.spec.resources.cpu, pod.spec.units[0].env[0].value) == ("never", "2", "1")
 
