@@ -70,7 +70,7 @@ def parse_targets(args: Sequence[str]) -> list[Target]:
     """Reads ``KIND[,KIND...] [NAME...]`` or ``KIND/NAME...``; ``all`` stands for the kinds in ``ALL``.
 
     Raises:
-        UsageError: nothing given, an unknown kind, or the two ways mixed.
+        UsageError: nothing given, an unknown kind, an empty name, or the two ways mixed.
     """
     if not args:
         raise UsageError("say which kind, for example pods; the kinds are " + ", ".join(k.plural for k in KINDS))
@@ -78,6 +78,8 @@ def parse_targets(args: Sequence[str]) -> list[Target]:
         return _slashed(args)
     kinds = _listed(args[0])
     names = tuple(dict.fromkeys(args[1:]))
+    if "" in names:
+        raise UsageError("a name is empty; is a variable of the script not set?")
     if names and len(kinds) > 1:
         raise UsageError("names need a single kind before them; or write KIND/NAME for each object")
     return [Target(kind, names) for kind in kinds]

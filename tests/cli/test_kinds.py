@@ -43,6 +43,8 @@ def test_ways_to_name_objects() -> None:
         (("pod/a", "b"), '"b" is not KIND/NAME'),
         (("pod", "svc/b"), '"pod" is not KIND/NAME'),
         (("pod/",), "is not KIND/NAME"),
+        (("pod", ""), "a name is empty"),
+        (("pod", "a", ""), "a name is empty"),
         (("pod/a/b",), "is not KIND/NAME"),
     ],
 )
