@@ -42,6 +42,17 @@ def test_update_and_apply(cluster: Cluster) -> None:
     assert cluster.milpactl("update", "-f", "-", stdin=_manifest("a", label="y")).out == "pod/a updated\n"
 
 
+def test_a_pod_that_is_being_deleted_can_be_neither_created_nor_changed(cluster: Cluster) -> None:
+    cluster.milpactl("create", "-f", "-", stdin=_manifest("a"))
+    cluster.milpactl("delete", "pod", "a", "--no-wait")
+    ran = cluster.milpactl("create", "-f", "-", stdin=_manifest("a"))
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "Error: pod/a: pod 'a' exists and is being deleted; its name is free once its end is proved\n"
+    ran = cluster.milpactl("apply", "-f", "-", stdin=_manifest("a", label="x"))
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "Error: pod/a: pod 'a' is being deleted; create it anew once it is gone\n"
+
+
 def test_a_dry_run_changes_nothing(cluster: Cluster) -> None:
     ran = cluster.milpactl("create", "--dry-run", "-f", "-", stdin=_manifest("a"))
     assert (ran.code, ran.out) == (0, "pod/a created (dry run)\n")
