@@ -52,7 +52,9 @@ def examine(installation: Installation) -> list[Check]:
     try:
         settings = installation.settings
     except MilpaError as error:
-        return [*found, Check("settings", False, str(error), f"correct {installation.config_file}")]
+        makes = not installation.options.config_file and not installation.config_file.exists()
+        remedy = "milpa up makes it" if makes else f"correct {installation.config_file}"
+        return [*found, Check("settings", False, str(error), remedy)]
     found.append(Check("settings", True, f"{installation.config_file}: cluster {settings.cluster_name}"))
     steps: list[Callable[[Installation, Settings], Iterator[Check]]] = [_etcd, _cloud, _files, _api_port, _running]
     for step in steps:

@@ -11,6 +11,8 @@ from cli.kinds import kind_called
 from cli.reporting import UsageError
 
 DEFAULT_LINES = 10
+MOST = 2**31 - 1
+"""What a request can carry, of lines or bytes."""
 EXAMPLES = """
 milpactl logs web                        # the last 10 lines of the pod's only unit
 milpactl logs web -u http --lines 45     # of one of its units
@@ -29,10 +31,13 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the unit ends.")] = False,
     lines: Annotated[
         int | None,
-        typer.Option("--lines", min=0, help="Last lines to show; 0 for all. [default: 10]", show_default=False),
+        typer.Option(
+            "--lines", min=0, max=MOST, help="Last lines to show; 0 for all. [default: 10]", show_default=False
+        ),
     ] = None,
     limit_bytes: Annotated[
-        int | None, typer.Option("--limit-bytes", min=1, help="Last bytes to show at most.", show_default=False)
+        int | None,
+        typer.Option("--limit-bytes", min=1, max=MOST, help="Last bytes to show at most.", show_default=False),
     ] = None,
 ) -> None:
     """Show the log of a pod's unit, or of a node's agent.

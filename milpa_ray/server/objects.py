@@ -165,4 +165,4 @@ def terminating(stored: bytes) -> bytes:
 def refuse_unmade(kind: Kind) -> None:
     """Raises ``Invalid`` for kinds whose objects only Milpa makes and removes."""
     if reason := NOT_CREATABLE.get(kind.name):
-        raise Invalid(f"a {kind.name} can't be deleted: {reason}")
+        raise Invalid(f"{kind.plural} can't be deleted: {reason}")
