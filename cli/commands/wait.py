@@ -141,6 +141,7 @@ class Waiting:
         self._selector = selector
         self._pending: dict[str, Document | None] = dict.fromkeys(target.names)
         self._synced = False
+        self._found = False
         self._failures: list[str] = []
 
     def run(self, client: "Client", left_s: float, timeout: str) -> list[str]:
@@ -163,6 +164,7 @@ class Waiting:
     def _changed(self, event: "WatchEvent") -> None:
         if self._synced and event.name not in self._pending:
             return
+        self._found = True
         obj = complete(json.loads(event.json))
         self._pending[event.name] = obj
         if self._goal.met(obj):
@@ -180,6 +182,8 @@ class Waiting:
 
     def _all_told(self) -> None:
         self._synced = True
+        if self._selector and not self._found and not self._goal.gone:
+            self._failures.append(f'no {self._kind.plural} match "{self._selector}"')
         for name in [name for name, obj in self._pending.items() if obj is None]:
             if self._goal.gone:
                 self._done(name)

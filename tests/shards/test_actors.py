@@ -75,7 +75,7 @@ def test_starting_twice_finds_the_first_from_another_driver(ray_cluster: RayClus
 @pytest.mark.parametrize(("build", "reason"), [(failing, "broke on purpose"), (unbuildable, "has no store")])
 def test_loop_that_fails_is_told_and_tried_again(driver: RayCluster, build: Build, reason: str) -> None:
     with pytest.raises(LaunchFailed, match=reason):
-        start_actors([spec(driver, "shard-0", build)], timeout_s=2)
+        start_actors([spec(driver, "shard-0", build)], timeout_s=8)
     first = wait_until(lambda: next((s.pid for s in statuses()), 0), 15)
     assert wait_until(lambda: next((s.pid for s in statuses() if s.pid not in (0, first)), 0), 20, "a new process")
     assert reason in (driver.home.log / "shard-0.log").read_text()
