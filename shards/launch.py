@@ -82,16 +82,18 @@ def start_actors(specs: Sequence[ActorSpec], timeout_s: float, progress: Progres
 def _wait_ready(handles: dict[str, Any], timeout_s: float, progress: Progress) -> None:
     deadline = time.monotonic() + timeout_s
     waiting = dict(handles)
-    last: dict[str, ActorStatus] = {}
+    reasons = dict.fromkeys(handles, "not ready yet")
     while waiting:
-        last = {status.name: status for status in _ask(waiting)}
-        for status in last.values():
+        for status in _ask(waiting):
+            # What an actor said of itself last tells more than that it is being restarted for it just now.
+            if status.error and (status.pid or reasons[status.name] == "not ready yet"):
+                reasons[status.name] = status.error
             if status.ready:
                 del waiting[status.name]
                 progress(f"{status.name} is ready (process {status.pid})")
         if waiting and time.monotonic() > deadline:
-            reasons = "; ".join(f"{name}: {last[name].error or 'not ready yet'}" for name in sorted(waiting))
-            raise LaunchFailed(f"not ready within {timeout_s:.0f} s: {reasons}")
+            told = "; ".join(f"{name}: {reasons[name]}" for name in sorted(waiting))
+            raise LaunchFailed(f"not ready within {timeout_s:.0f} s: {told}")
         if waiting:
             time.sleep(POLL_S)
 
