@@ -115,7 +115,7 @@ def applied(case: Case, step: int) -> tuple[Case, bool]:
 
 
 @given(cases)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1500, deadline=None)
 def test_every_plan_is_legal_and_planning_comes_to_rest(case: Case) -> None:
     # With nothing new from agents or the cloud, a case needs a few passes at most: no plan undoes another.
     for step in range(100, 112):
