@@ -12,6 +12,8 @@ from cli.output.text import age, one_line
 
 Cell = Callable[[Document, datetime], str]
 NONE = "<none>"
+NOT_ITS_TURN = ("PodInitializing", "waiting for init unit")
+"""Beginnings of the reasons of units that wait for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,23 @@ def _restarts(obj: Document, _now: datetime) -> str:
 
 
 def _reason(obj: Document, _now: datetime) -> str:
+    """Why the object is as it is; of a pod of which nothing is said, why its units do not run."""
     status = obj.get("status", {})
     text = ": ".join(part for part in (status.get("reason", ""), status.get("message", "")) if part)
-    return one_line(text) or NONE
+    return one_line(text or _waiting_units(obj)) or NONE
+
+
+def _waiting_units(obj: Document) -> str:
+    """What the pod's units wait for, as in ``CrashLoopBackOff: ...``; with the units' names where there are several.
+
+    A unit whose turn has not come yet is left out while another says more.
+    """
+    status = obj.get("status", {})
+    units = [*status.get("initUnitStatuses", ()), *status.get("unitStatuses", ())]
+    waiting = [(unit.get("name", ""), (unit.get("state", {}).get("waiting") or {}).get("reason", "")) for unit in units]
+    waiting = [(name, reason) for name, reason in waiting if reason]
+    told = [(name, reason) for name, reason in waiting if not reason.startswith(NOT_ITS_TURN)] or waiting[:1]
+    return "; ".join(reason if len(units) == 1 else f"{name}: {reason}" for name, reason in told)
 
 
 def _zone(obj: Document, _now: datetime) -> str:

@@ -36,6 +36,30 @@ def test_pods() -> None:
     ]
 
 
+def _unit_states(**reasons: str) -> list[dict[str, Any]]:
+    return [{"name": name, "state": {"waiting": {"reason": reason}}} for name, reason in reasons.items()]
+
+
+@pytest.mark.parametrize(
+    ("inits", "units", "reason"),
+    [
+        ({}, {"main": "CrashLoopBackOff: back-off 20 s"}, "CrashLoopBackOff: back-off 20 s"),
+        ({}, {"main": "PullingImage"}, "PullingImage"),
+        ({}, {"http": "PullingImage", "side": "CrashLoopBackOff"}, "http: PullingImage; side: CrashLoopBackOff"),
+        ({"init": "PullingImage"}, {"main": "PodInitializing"}, "init: PullingImage"),
+        ({"init": ""}, {"main": "waiting for init unit init"}, "main: waiting for init unit init"),
+        ({}, {"main": ""}, "<none>"),
+    ],
+)
+def test_why_units_do_not_run_is_said_where_the_pod_says_nothing(
+    inits: dict[str, str], units: dict[str, str], reason: str
+) -> None:
+    states = {"unitStatuses": _unit_states(**units), "initUnitStatuses": _unit_states(**inits)}
+    assert _lines(stored("Pod", "p", status={"phase": "Running", **states}), wide=True)[0][-1] == reason
+    told = stored("Pod", "p", status={"phase": "Running", "reason": "UnitFailed", **states})
+    assert _lines(told, wide=True)[0][-1] == "UnitFailed"
+
+
 def test_what_is_being_deleted_says_so() -> None:
     assert _lines(running_pod(deletionTimestamp="2026-01-01T11:59:00Z"))[0][2] == "Deleting"
 
