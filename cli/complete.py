@@ -50,7 +50,7 @@ def _names(ctx: typer.Context, kind_text: str, start: str) -> Iterator[str]:
     inner = Connection.of(params.get("endpoints"), params.get("cert_dir"), bool(params.get("disable_tls")))
     found = 0
     try:
-        with inner.over(Connection.from_environment()).client(TIMEOUT_S) as client:
+        with inner.client(TIMEOUT_S) as client:
             for data in client.list_raw(kind.name):
                 name = str(json.loads(data)["metadata"]["name"])
                 if name.startswith(start) and found < MOST:

@@ -1,12 +1,12 @@
 """The flags that say which server to talk to, and the frame in which every command runs.
 
-The flags may stand before the command, after it, or in the environment; the nearest to the command wins. The frame
+The flags may stand before the command or after it; after wins. What no flag says the client finds for itself, in the
+environment. The frame
 (`add_command`) turns whatever goes wrong inside a command into a message and an exit code.
 """
 
 import functools
 import inspect
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,6 @@ from cli.reporting import report
 if TYPE_CHECKING:
     from milpa_ray.client import Client
 
-DEFAULT_ENDPOINTS = ("localhost:54555",)
 DEFAULT_TIMEOUT_S = 30.0
 
 Endpoints = Annotated[
@@ -59,14 +58,9 @@ class Connection:
 
     @classmethod
     def of(cls, endpoints: Sequence[str] | None, cert_dir: Path | None, disable_tls: bool) -> "Connection":
-        given = (part.strip() for text in endpoints or () for part in text.split(","))
-        return cls(tuple(part for part in given if part), cert_dir, disable_tls)
+        from milpa_ray.client.discovery import split_endpoints
 
-    @classmethod
-    def from_environment(cls) -> "Connection":
-        """From ``MILPA_ENDPOINTS`` and ``MILPA_CERT_DIR``."""
-        cert_dir = os.environ.get("MILPA_CERT_DIR")
-        return cls.of([os.environ.get("MILPA_ENDPOINTS", "")], Path(cert_dir) if cert_dir else None, False)
+        return cls(split_endpoints(endpoints or ()), cert_dir, disable_tls)
 
     def over(self, outer: "Connection") -> "Connection":
         """These settings, and ``outer``'s where these say nothing."""
@@ -80,7 +74,7 @@ class Connection:
         from milpa_ray.client import Client
 
         client = Client(
-            endpoints=self.endpoints or DEFAULT_ENDPOINTS,
+            endpoints=self.endpoints or None,
             cert_dir=self.cert_dir,
             tls=not self.disable_tls,
             timeout_s=timeout_s,

@@ -44,7 +44,7 @@ def _connection_flags(
     cert_dir: CertDir = None,
     disable_tls: DisableTls = False,
 ) -> None:
-    ctx.obj = Connection.of(endpoints, cert_dir, disable_tls).over(Connection.from_environment())
+    ctx.obj = Connection.of(endpoints, cert_dir, disable_tls)
 
 
 def _spelled(args: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from milpa_ray.client import calls
 from milpa_ray.client.attempts import FIRST_DELAY_S, Attempts, Deadline, translate
-from milpa_ray.client.connection import DEFAULT_ENDPOINTS, Connection
+from milpa_ray.client.connection import Connection
 from milpa_ray.client.cursor import WatchCursor
 from milpa_ray.client.results import Ref, ServerVersion, WaitTimeout, WatchEvent, WriteFailed, WriteResult
 from milpa_ray.errors import ApiUnavailable
@@ -34,9 +34,9 @@ class AsyncClient:
 
     def __init__(
         self,
-        endpoints: Sequence[str] = DEFAULT_ENDPOINTS,
+        endpoints: str | Sequence[str] | None = None,
         *,
-        cert_dir: Path | None = None,
+        cert_dir: Path | str | None = None,
         tls: bool = True,
         timeout_s: float = 30.0,
         retry_s: float = 1.0,

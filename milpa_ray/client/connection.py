@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from milpa_ray.client.attempts import Attempts
+from milpa_ray.client.discovery import (
+    DEFAULT_ENDPOINTS,
+    DEFAULT_PORT,
+    default_endpoints,
+    named_cert_dir,
+    split_endpoints,
+)
 from milpa_ray.client.tls import credentials
 from milpa_ray.errors import Invalid
 
-DEFAULT_PORT = 54555
-DEFAULT_ENDPOINTS = (f"localhost:{DEFAULT_PORT}",)
 MAX_MESSAGE_BYTES = 64 << 20
 
 _ENDPOINT = re.compile(r"(?:[^\s/:\[\]]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):([0-9]{1,5})")
@@ -33,6 +38,15 @@ def with_port(endpoint: str) -> str:
     if not found or not 0 < int(found[1]) < 65536:
         raise Invalid(f"{endpoint!r} is no endpoint; write HOST or HOST:PORT, such as {DEFAULT_ENDPOINTS[0]}")
     return whole
+
+
+def _listed(endpoints: str | Sequence[str]) -> tuple[str, ...]:
+    texts = [endpoints] if isinstance(endpoints, str) else endpoints
+    if not all(isinstance(text, str) for text in texts):
+        raise Invalid(f"endpoints: {endpoints!r} is no list of texts; write for example ['{DEFAULT_ENDPOINTS[0]}']")
+    if found := split_endpoints(texts):
+        return found
+    raise Invalid("endpoints: no server is named; name at least one, or leave endpoints out to use MILPA_ENDPOINTS")
 
 
 def channel_options(*, tls: bool) -> list[tuple[str, int | str]]:
@@ -57,14 +71,23 @@ class Connection:
     """The settings of one client, and the endpoint that answered its last write."""
 
     def __init__(
-        self, endpoints: Sequence[str], cert_dir: Path | None, *, tls: bool, timeout_s: float, retry_s: float
+        self,
+        endpoints: str | Sequence[str] | None,
+        cert_dir: Path | str | None,
+        *,
+        tls: bool,
+        timeout_s: float,
+        retry_s: float,
     ) -> None:
-        if isinstance(endpoints, str) or not endpoints:
-            raise ValueError("endpoints must be a sequence that names at least one server")
-        self.endpoints = tuple(with_port(endpoint) for endpoint in endpoints)
+        """``endpoints`` and ``cert_dir`` None: those of the environment, else the defaults.
+
+        Raises:
+            Invalid: an endpoint is none, or there is not one.
+        """
+        self.endpoints = tuple(map(with_port, default_endpoints() if endpoints is None else _listed(endpoints)))
         self.preferred = self.endpoints[0]
         self.timeout_s = timeout_s
-        self._cert_dir = cert_dir
+        self._cert_dir = named_cert_dir() if cert_dir is None else Path(cert_dir)
         self._tls = tls
         self._retry_s = retry_s
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from milpa_ray.client import calls
 from milpa_ray.client.attempts import FIRST_DELAY_S, Attempts, Deadline, translate
-from milpa_ray.client.connection import DEFAULT_ENDPOINTS, Connection
+from milpa_ray.client.connection import Connection
 from milpa_ray.client.cursor import WatchCursor
 from milpa_ray.client.results import Ref, ServerVersion, WaitTimeout, WatchEvent, WriteFailed, WriteResult
 from milpa_ray.errors import ApiUnavailable
@@ -35,17 +35,19 @@ class Client:
 
     def __init__(
         self,
-        endpoints: Sequence[str] = DEFAULT_ENDPOINTS,
+        endpoints: str | Sequence[str] | None = None,
         *,
-        cert_dir: Path | None = None,
+        cert_dir: Path | str | None = None,
         tls: bool = True,
         timeout_s: float = 30.0,
         retry_s: float = 1.0,
     ) -> None:
         """``endpoints`` are ``host`` or ``host:port`` (54555 by default); reads go to a random one, and what does not
-        answer is passed over. ``cert_dir`` has ca.crt, client.crt and client.key; by default ``$MILPA_HOME/certs`` or
-        ``/opt/milpa/certs``, then the current folder. ``timeout_s`` is for one call, ``retry_s`` is for how long
-        servers that can't be reached are asked again (a watch goes on trying for ``timeout_s``)."""
+        answer is passed over. ``cert_dir`` has ca.crt, client.crt and client.key. What is left out is found as
+        ``milpactl`` finds it: ``$MILPA_ENDPOINTS``, else ``localhost:54555``; ``$MILPA_CERT_DIR``, else
+        ``$MILPA_HOME/certs`` or ``/opt/milpa/certs``, then the current folder. ``timeout_s`` is for one call,
+        ``retry_s`` is for how long servers that can't be reached are asked again (a watch goes on trying for
+        ``timeout_s``). Raises ``Invalid`` for what is no endpoint."""
         self._to = Connection(endpoints, cert_dir, tls=tls, timeout_s=timeout_s, retry_s=retry_s)
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}

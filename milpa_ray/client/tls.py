@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milpa_ray.client.discovery import home_cert_dir
 from milpa_ray.errors import Invalid
 
 if TYPE_CHECKING:
     import grpc
 
 FILES = ("ca.crt", "client.crt", "client.key")
-
-
-def default_cert_dir() -> Path:
-    """``$MILPA_HOME/certs``, or ``/opt/milpa/certs``."""
-    return Path(os.environ.get("MILPA_HOME") or "/opt/milpa") / "certs"
 
 
 def _read(folder: Path) -> tuple[bytes, bytes, bytes]:
@@ -48,7 +43,7 @@ def load(cert_dir: Path | None) -> tuple[bytes, bytes, bytes]:
                 f"Error loading TLS configuration from {cert_dir}: {error}. Copy ca.crt, client.crt and client.key "
                 "there from the server's certificate folder"
             ) from None
-    first = default_cert_dir()
+    first = home_cert_dir()
     try:
         return _read(first)
     except Invalid as error:

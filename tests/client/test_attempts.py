@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from milpa_ray.client.attempts import Attempts, translate
-from milpa_ray.client.connection import Connection, with_port
+from milpa_ray.client.connection import with_port
 from milpa_ray.errors import ApiUnavailable, Invalid, NotFound, PermissionDenied, WatchExpired
 
 
@@ -98,9 +98,3 @@ def test_endpoints_without_a_port(given: str, wanted: str) -> None:
 def test_what_is_no_endpoint_is_said_before_anything_is_asked(given: str) -> None:
     with pytest.raises(Invalid, match="is no endpoint; write HOST or HOST:PORT"):
         with_port(given)
-
-
-@pytest.mark.parametrize("endpoints", [(), "localhost:54555"])
-def test_endpoints_are_a_list(endpoints: Any) -> None:
-    with pytest.raises(ValueError, match="endpoints"):
-        Connection(endpoints, None, tls=True, timeout_s=1, retry_s=1)
