@@ -9,6 +9,7 @@ import typer
 
 from cli.complete import complete_target
 from cli.connection import Connection
+from cli.fields import sort_path
 from cli.kinds import KindName, Target, parse_targets
 from cli.output.documents import write
 from cli.output.objects import Document, lookup, parse
@@ -82,11 +83,14 @@ def get(
     selector: Selector = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on: print each object again as it changes.")] = False,
     no_headers: Annotated[bool, typer.Option("--no-headers", help="Leave the column titles out.")] = False,
-    sort_by: Annotated[str, typer.Option("--sort-by", help="Order by this field, as in status.phase.")] = "",
+    sort_by: Annotated[
+        str, typer.Option("--sort-by", help="Order by this field, as in status.phase or spec.units[0].image.")
+    ] = "",
 ) -> None:
     """Show objects: all of a kind, or those named."""
     wanted = parse_targets(targets or [])
-    view = View(output, selector, not no_headers, sort_by.strip("{}").lstrip("."), prefix=len(wanted) > 1)
+    order = sort_path(sort_by, [target.kind for target in wanted])
+    view = View(output, selector, not no_headers, order, prefix=len(wanted) > 1)
     if selector and any(target.names for target in wanted):
         raise UsageError("give either names or a selector (-l), not both")
     with connection.client() as client:

@@ -10,6 +10,7 @@ import typer
 from cli.commands.get import Selector, Targets
 from cli.connection import Connection
 from cli.durations import parse_duration_s
+from cli.fields import field_path, problem
 from cli.kinds import Target, parse_targets
 from cli.output.objects import Document, complete, lookup, phase
 from cli.output.text import one_line
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ONE_LOOK_S = 0.5
 """Even with the time-out 0 there is time to look once."""
 PHASE_FIELD = "status.phase"
+FORMS = "write phase=Running, deleted, or FIELD=VALUE such as status.availableReplicas=3"
 EXAMPLES = """
 milpactl wait pod web --for=phase=Running --timeout=60s
 milpactl wait pods -l job=42 --for=phase=Succeeded
@@ -89,16 +91,20 @@ def parse_condition(text: str, wanted: Sequence[Target]) -> Condition:
     """Reads ``--for``.
 
     Raises:
-        UsageError: it is no condition, or names a phase that a kind does not have.
+        UsageError: it is no condition, or names a field or phase that a kind does not have.
     """
     plain = text.strip()
     if plain.lower() in ("delete", "deleted"):
         return Condition()
-    field, equals, value = plain.partition("=")
-    field = field.strip("{} ").lstrip(".")
+    field, equals, value = plain.removeprefix("jsonpath=").partition("=")  # kubectl's users write that before a field
+    field = field_path(field.strip(" '\""))
     if not equals or not field or not value:
-        raise UsageError(f'"{text}" is no condition; write phase=Running, deleted, or FIELD=VALUE')
-    if field.lower() not in ("phase", PHASE_FIELD):
+        raise UsageError(f'--for: "{text}" is no condition; {FORMS}')
+    field = PHASE_FIELD if field.lower() in ("phase", PHASE_FIELD) else field
+    for target in wanted:
+        if reason := problem(target.kind, field):
+            raise UsageError(f'--for: "{text}" can\'t be waited for: {reason}. {FORMS.capitalize()}')
+    if field != PHASE_FIELD:
         return Condition(field, value)
     for target in wanted:
         known = _phases(target.kind.name)

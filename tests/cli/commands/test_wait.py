@@ -12,6 +12,7 @@ def test_what_is_so_already(cluster: Cluster) -> None:
     assert (ran.code, sorted(ran.out.splitlines())) == (0, ["pod/db phase=Running", "pod/web phase=Running"])
     assert cluster.milpactl("wait", "pod/gone", "--for=deleted").out == "pod/gone deleted\n"
     assert cluster.milpactl("wait", "pod/web", "--for=phase=Running", "--timeout=0").code == 0
+    assert cluster.milpactl("wait", "pod/web", "--for=jsonpath={.status.phase}=Running").code == 0
     selected = cluster.milpactl("wait", "pods", "-l", "!owner", "--for=phase=Running")
     assert (selected.code, len(selected.out.splitlines())) == (0, 2)
     # A label that is mistyped in a script must not pass for success.
