@@ -120,7 +120,9 @@ class Batches:
             )
             for b, group in zip(batches, groups, strict=True)
         ]
-        outcomes = await self._commit(writes, [[] for _ in writes])
+        puts = [op for write in writes for op in write.ops if isinstance(op, Put)]
+        with self._view.writing({put.key: (put.value, batch) for put, batch in zip(puts, batches, strict=True)}):
+            outcomes = await self._commit(writes, [[] for _ in writes])
         for batch, outcome in zip(batches, outcomes, strict=True):
             if outcome.verdict == Verdict.COMMITTED:
                 self._view.apply(self._prefix + batch.token, batch, outcome.revision)

@@ -101,18 +101,19 @@ class CloudDuties:
             Deposed: another coordinator leads.
         """
         leadership = self._leadership
-        async with leadership.writing:
-            outcomes = await commit_fenced(self._deps.store, self._deps.keys.map, leadership.token, groups)
-            if any(outcome.verdict != Verdict.COMMITTED for outcome in outcomes):
-                await persist(leadership.refresh, self._backoff(), "reading the map")
-        for outcome, group, written in zip(outcomes, groups, nodes, strict=True):
-            if outcome.verdict == Verdict.COMMITTED:
-                for key, node in written:
-                    self._view.apply(key, node, outcome.revision)
-            else:
-                keys = {c.key for c in group.compares} & self._view.items.keys()
-                for key in sorted(keys):
-                    await persist(partial(self._view.reread, key), self._backoff(), f"reading {key}")
+        with self._view.writing(_values(groups, nodes)):
+            async with leadership.writing:
+                outcomes = await commit_fenced(self._deps.store, self._deps.keys.map, leadership.token, groups)
+                if any(outcome.verdict != Verdict.COMMITTED for outcome in outcomes):
+                    await persist(leadership.refresh, self._backoff(), "reading the map")
+            for outcome, group, written in zip(outcomes, groups, nodes, strict=True):
+                if outcome.verdict == Verdict.COMMITTED:
+                    for key, node in written:
+                        self._view.apply(key, node, outcome.revision)
+                else:
+                    keys = {c.key for c in group.compares} & self._view.items.keys()
+                    for key in sorted(keys):
+                        await persist(partial(self._view.reread, key), self._backoff(), f"reading {key}")
         return outcomes
 
     async def _save(self, changes: list[tuple[Versioned[Node], Node]]) -> None:
@@ -226,3 +227,9 @@ class CloudDuties:
 
 def _puts(written: list[tuple[str, Node]]) -> tuple[Op, ...]:
     return tuple(Put(key, node.to_json()) for key, node in written)
+
+
+def _values(groups: list[WriteGroup], nodes: list[list[tuple[str, Node]]]) -> dict[str, tuple[bytes, Node]]:
+    """What the groups put of ``nodes``, as bytes and as the object, by key."""
+    values = {op.key: op.value for group in groups for op in group.ops if isinstance(op, Put)}
+    return {key: (values[key], node) for written in nodes for key, node in written}

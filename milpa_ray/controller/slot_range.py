@@ -220,14 +220,16 @@ class SlotRange:
         if not plans:
             return
         token = self._token
-        outcomes = await commit_fenced(self._deps.store, self._deps.keys.map, token, [_group(p) for p in plans])
+        groups = [_group(plan) for plan in plans]
         fenced = False
-        for plan, outcome in zip(plans, outcomes, strict=True):
-            if outcome.verdict == Verdict.COMMITTED:
-                self._take_over(plan, outcome.revision)
-            else:
-                fenced |= outcome.verdict == Verdict.FENCED
-                await self._not_committed(plan, outcome)
+        with self._view.writing(_values(plans, groups)):
+            outcomes = await commit_fenced(self._deps.store, self._deps.keys.map, token, groups)
+            for plan, outcome in zip(plans, outcomes, strict=True):
+                if outcome.verdict == Verdict.COMMITTED:
+                    self._take_over(plan, outcome.revision)
+                else:
+                    fenced |= outcome.verdict == Verdict.FENCED
+                    await self._not_committed(plan, outcome)
         if fenced:
             await self._until_renewed(token)
 
@@ -280,3 +282,13 @@ def _group(plan: CasePlan) -> WriteGroup:
     compares = tuple(Compare(w.key, w.before) for w in plan.writes) + tuple(Compare(k, r) for k, r in plan.guards)
     ops: list[Op] = [Delete(w.key) if w.obj is None else Put(w.key, w.obj.to_json()) for w in plan.writes]
     return WriteGroup(compares, tuple(ops))
+
+
+def _values(plans: Sequence[CasePlan], groups: Sequence[WriteGroup]) -> dict[str, tuple[bytes, Pod | Node]]:
+    """What the groups put, as bytes and as the object, by key."""
+    return {
+        op.key: (op.value, write.obj)
+        for plan, group in zip(plans, groups, strict=True)
+        for write, op in zip(plan.writes, group.ops, strict=True)
+        if isinstance(op, Put) and write.obj is not None
+    }

@@ -1,12 +1,14 @@
 """A range of the store held in memory: listed once, then followed by a watch.
 
 Invariants: an item is never older than what was seen before; an own commit, once applied, is not undone by a watch
-event from before it. Everything in here may die at any moment: the store is the truth.
+event from before it. Everything in here may die at any moment: the store is the truth. Objects are shared, with what
+our own process writes too: nobody changes one in place.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from milpa_ray.controller.pacing import Backoff
@@ -38,6 +40,7 @@ class KeyView(Generic[T]):
         self._on_change = on_change
         self._backoff = backoff
         self._buried: dict[str, int] = {}
+        self._writing: dict[str, tuple[bytes, T]] = {}
         self.items: dict[str, Versioned[T]] = {}
         self.revision = 0
         self.synced = asyncio.Event()
@@ -91,13 +94,34 @@ class KeyView(Generic[T]):
         """Takes over what the store has, unless something newer is known. Parses each revision at most once."""
         if not self._is_news(entry.key, entry.mod_revision):
             return
-        try:
-            obj = self._decode(entry.key, entry.value)
-        except ValueError as error:
-            log.error("unreadable record %s at revision %d is ignored: %s", entry.key, entry.mod_revision, error)
-            return
+        own = self._writing.get(entry.key)
+        obj: T | None
+        if own is not None and own[0] == entry.value:
+            obj = own[1]
+        else:
+            try:
+                obj = self._decode(entry.key, entry.value)
+            except ValueError as error:
+                log.error("unreadable record %s at revision %d is ignored: %s", entry.key, entry.mod_revision, error)
+                return
         if obj is not None:
             self._set(entry.key, Versioned(entry.key, obj, entry.mod_revision))
+
+    @contextmanager
+    def writing(self, writes: Mapping[str, tuple[bytes, T]]) -> Iterator[None]:
+        """Our process is writing ``writes`` (key, then value and the object it was made from) as long as this lasts.
+
+        The watch often tells of a commit before its answer comes. An entry with exactly these bytes is taken over as
+        its object, not parsed. It changes nothing else: what became of the commit is told by ``apply``, ``remove``
+        and ``reread`` as ever.
+        """
+        self._writing.update(writes)
+        try:
+            yield
+        finally:
+            for key, write in writes.items():
+                if self._writing.get(key) is write:  # else a later write of the key is under way
+                    del self._writing[key]
 
     def apply(self, key: str, obj: T, revision: int) -> None:
         """Takes over an own commit."""

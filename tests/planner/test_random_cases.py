@@ -101,6 +101,8 @@ def applied(case: Case, step: int) -> tuple[Case, bool]:
     pod = case.pod
     found = {node.key: node for node in case.nodes}
     for write in plan.writes:
+        # Own commits are taken over as they were made, not as they would be read.
+        assert write.obj is None or type(write.obj).from_json(write.obj.to_json()) == write.obj
         if pod is not None and write.key == pod.key:
             pod = Versioned(write.key, write.obj, step) if isinstance(write.obj, Pod) else None
         elif isinstance(write.obj, Node):
