@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.reporting import report
+from cli.reporting import UsageError, report
 
 if TYPE_CHECKING:
     from milpa_ray.client import Client
@@ -70,15 +70,23 @@ class Connection:
 
     @contextmanager
     def client(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> Iterator["Client"]:
-        """A client for the duration of the block. ``timeout_s`` bounds each call that is no stream."""
-        from milpa_ray.client import Client
+        """A client for the duration of the block. ``timeout_s`` bounds each call that is no stream.
 
-        client = Client(
-            endpoints=self.endpoints or None,
-            cert_dir=self.cert_dir,
-            tls=not self.disable_tls,
-            timeout_s=timeout_s,
-        )
+        Raises:
+            UsageError: an endpoint is none.
+        """
+        from milpa_ray.client import Client
+        from milpa_ray.errors import Invalid
+
+        try:
+            client = Client(
+                endpoints=self.endpoints or None,
+                cert_dir=self.cert_dir,
+                tls=not self.disable_tls,
+                timeout_s=timeout_s,
+            )
+        except Invalid as problem:
+            raise UsageError(f"--endpoints: {problem}") from None
         try:
             yield client
         finally:

@@ -71,8 +71,32 @@ Targets = Annotated[
     ),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to show the objects.")]
+
+
+def _checked_selector(ctx: typer.Context, text: str) -> str:
+    """``text`` if it is a selector: a mistyped one is a matter of the command line, which no server need be asked for.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text and not ctx.resilient_parsing:
+        from milpa_ray.api.selectors import SelectorError, parse_selector
+
+        try:
+            parse_selector(text)
+        except SelectorError as problem:
+            raise UsageError(f"-l: {problem}") from None
+    return text
+
+
 Selector = Annotated[
-    str, typer.Option("--selector", "-l", help="Only objects with these labels, as in 'env in (dev, qa),app=web'.")
+    str,
+    typer.Option(
+        "--selector",
+        "-l",
+        help="Only objects with these labels, as in 'env in (dev, qa),app=web'.",
+        callback=_checked_selector,
+    ),
 ]
 
 

@@ -103,7 +103,7 @@ def parse_condition(text: str, wanted: Sequence[Target]) -> Condition:
     field = PHASE_FIELD if field.lower() in ("phase", PHASE_FIELD) else field
     for target in wanted:
         if reason := problem(target.kind, field):
-            raise UsageError(f'--for: "{text}" can\'t be waited for: {reason}. {FORMS.capitalize()}')
+            raise UsageError(f'--for: "{text}" can\'t be waited for: {reason}; {FORMS}')
     if field != PHASE_FIELD:
         return Condition(field, value)
     for target in wanted:
