@@ -21,6 +21,9 @@ MIN_LIFE_S = 5.0
 error can be asked for."""
 GC_YOUNG, GC_MIDDLE, GC_OLD = 20_000, 20, 50
 """Thresholds of the garbage collector's generations; Python's own are 700, 10, 10."""
+BULK_NICE = 5
+"""Niceness of shards and coordinator: users wait for the API server and for etcd, which need little and go first. Not
+more than that: beside other load at niceness 15 they lost their leases."""
 LOG_BYTES = 16 << 20
 LOG_FILES = 3
 
@@ -63,6 +66,9 @@ Build = Callable[[ActorConfig], Awaitable[Controller]]
 class ControllerActor:
     """A shell around one controller."""
 
+    nice = 0
+    """What the niceness of the controller's threads is raised by."""
+
     def __init__(self, build: Build, config: ActorConfig) -> None:
         # No I/O here: an exception in a restarted actor's constructor is its final death.
         self._build = build
@@ -102,6 +108,7 @@ class ControllerActor:
         try:
             _log_to(self._config.log_file)
             log.info("%s starts as process %d", self._config.name, os.getpid())
+            os.nice(self.nice)  # of this thread, and of those that it starts from now on
             self._controller = await self._build(self._config)
             _calm_collector()
             try:
@@ -135,9 +142,13 @@ def _calm_collector() -> None:
 class ShardActor(ControllerActor):
     """Hosts one shard. The class name is the process's title."""
 
+    nice = BULK_NICE
+
 
 class CoordinatorActor(ControllerActor):
     """Hosts one candidate for coordinator."""
+
+    nice = BULK_NICE
 
 
 class ApiActor(ControllerActor):

@@ -25,6 +25,7 @@ from milpa_ray.server.dump import DumpControllers, Dumper
 from milpa_ray.server.interceptor import Context, Guard
 from milpa_ray.server.logs import LogReader
 from milpa_ray.server.reads import Reader
+from milpa_ray.server.staleness import QuickReads
 from milpa_ray.server.turns import Turns
 from milpa_ray.server.writes import WriteContext, Writer
 from milpa_ray.store.port import Store
@@ -92,10 +93,11 @@ class ApiServer:
         clock = clock or SystemClock()
         self._config = config
         self._cache = WatchCache(store, keys)
-        self._queue = CommitQueue(store)
+        self._quick = QuickReads(self._cache)
+        self._queue = CommitQueue(store, self._quick.acknowledge)
         self._events = EventRecorder(store, keys, clock, "api-server", ttl_s=config.event_ttl_s)
         turns = Turns(clock)
-        reader = Reader(store, keys, self._cache, turns)
+        reader = Reader(store, keys, self._cache, self._quick, turns)
         context = WriteContext(keys, clock, self._cache, self._queue, turns, self._events)
         self._servicer = _Servicer(
             _Identity(store, keys),
@@ -133,6 +135,7 @@ class ApiServer:
                 f"the API server can't listen on {self._config.address}: {error}. Is another server running there?"
             ) from None
         self._cache.start()
+        self._quick.start()
         self._queue.start()
         self._events.start()
         await server.start()
@@ -145,6 +148,7 @@ class ApiServer:
             await server.stop(STOP_GRACE_S)
         await self._queue.stop()
         await self._events.stop()
+        await self._quick.stop()
         await self._cache.stop()
 
     def state(self) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class WatchCache:
         self.history = history or History()
         self.revision = 0
         """The store's revision up to which the cache has everything; 0: nothing yet."""
+        self.current_at = float("-inf")
+        """The last moment, by the loop's time in seconds, of which the cache is known to have had everything."""
+        self.moved = asyncio.Event()
+        """Set when an object has changed; for whoever clears it."""
 
     def start(self) -> None:
         if self._task is None:
@@ -81,6 +85,7 @@ class WatchCache:
         Raises:
             StoreUnavailable: the store does not answer, or the cache does not catch up in time.
         """
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout_s):
                 revision = await asyncio.shield(self._store_revision())
@@ -92,7 +97,20 @@ class WatchCache:
             raise StoreUnavailable(
                 f"the API server's cache has not caught up with the store in {timeout_s:g} s; is etcd healthy?"
             ) from None
+        self.current_at = max(self.current_at, began)
         return self.revision
+
+    async def confirm(self, timeout_s: float) -> None:
+        """Brings ``current_at`` up to date, if store and watch are quick enough; unlike ``fresh`` it never writes.
+
+        Raises:
+            StoreUnavailable
+        """
+        began = asyncio.get_running_loop().time()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.reached(await asyncio.shield(self._store_revision()))
+                self.current_at = max(self.current_at, began)
 
     async def reached(self, revision: int) -> None:
         """Waits until the cache has everything up to ``revision``, for as long as it takes."""
@@ -203,6 +221,8 @@ class WatchCache:
                 events.append(Event(entry.mod_revision, before, None))
         self.history.extend(events, batch.revision)
         self._advance(batch.revision)
+        if events:
+            self.moved.set()
 
     def _put_in(self, batch: WatchBatch) -> frozenset[tuple[int, str, str]]:
         """What is written in ``batch``, by revision: a key deleted at the same revision has moved to another slot."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
 
 from milpa_ray.errors import MilpaError, Terminal
 from milpa_ray.store.group import GroupOutcome, Verdict, WriteGroup, group_commit
@@ -18,14 +19,17 @@ MAX_GROUPS = 128
 
 log = logging.getLogger(__name__)
 
+Told = Callable[[str, int], None]
 Pending = tuple[WriteGroup, "asyncio.Future[GroupOutcome]"]
 
 
 class CommitQueue:
-    """Call ``start`` in a running event loop, and ``stop`` at the end."""
+    """Call ``start`` in a running event loop, and ``stop`` at the end. ``told`` gets (key, revision) of what a
+    caller is going to learn: the keys that were written, or that a conflict was found at."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, told: Told = lambda _key, _revision: None) -> None:
         self._store = store
+        self._told = told
         self._pending: deque[Pending] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -71,6 +75,9 @@ class CommitQueue:
             except asyncio.CancelledError:
                 self._pending.extendleft(reversed(taken))
                 raise
-            for (_, future), outcome in zip(taken, outcomes, strict=True):
+            for (group, future), outcome in zip(taken, outcomes, strict=True):
+                if outcome.verdict in (Verdict.COMMITTED, Verdict.CONFLICT):
+                    for part in (*group.ops, *group.compares):
+                        self._told(part.key, outcome.revision)
                 if not future.done():
                     future.set_result(outcome)

@@ -17,6 +17,7 @@ from milpa_ray.server.cache import CACHED, WatchCache
 from milpa_ray.server.history import Event
 from milpa_ray.server.items import Item
 from milpa_ray.server.objects import kind_called
+from milpa_ray.server.staleness import QuickReads
 from milpa_ray.server.turns import Turns
 from milpa_ray.store.port import Change, Store
 from milpa_ray.store.reading import pages
@@ -59,8 +60,8 @@ class Source(Protocol):
 class Reader:
     """Answers List and Watch."""
 
-    def __init__(self, store: Store, keys: Keys, cache: WatchCache, turns: Turns) -> None:
-        self._cached: Source = CachedObjects(cache, turns)
+    def __init__(self, store: Store, keys: Keys, cache: WatchCache, quick: QuickReads, turns: Turns) -> None:
+        self._cached: Source = CachedObjects(cache, quick, turns)
         self._stored: Source = StoredRecords(store, keys)
 
     async def list(self, request: pb.ListRequest) -> AsyncIterator[pb.ListReply]:
@@ -101,16 +102,17 @@ class Reader:
 class CachedObjects:
     """Objects in the watch cache."""
 
-    def __init__(self, cache: WatchCache, turns: Turns) -> None:
+    def __init__(self, cache: WatchCache, quick: QuickReads, turns: Turns) -> None:
         self._cache = cache
+        self._quick = quick
         self._turns = turns
 
     async def present(self, query: Query) -> AsyncIterator[pb.ListReply]:
-        revision = await self._cache.fresh()
         if query.name:
-            item = self._cache.get(query.key_kind, query.name)
+            item, revision = await self._quick.get(query.key_kind, query.name)
             items = [item] if item is not None and query.matches(item) else []
         else:
+            revision = await self._cache.fresh()
             items = self._cache.items(query.key_kind)
             if query.selector:
                 matching = await self._turns.map(query.matches, items)

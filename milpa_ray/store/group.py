@@ -52,7 +52,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcome:
-    """``revision``: the commit's. ``current``: at a conflict, the group's compared keys in their order."""
+    """``revision``: the commit's; at a conflict the store's when it was found. ``current``: at a conflict, the group's
+    compared keys in their order."""
 
     verdict: Verdict
     revision: int = 0
@@ -242,15 +243,15 @@ class _Run:
             return
         failed = [i for i in members if not all(_holds(c, current) for c in self._groups[i].compares)]
         for index in failed or members:  # a store that names no failed compare gets the whole lot re-read
-            self._outcomes[index] = self._conflict(index, current)
+            self._outcomes[index] = self._conflict(index, current, result.revision)
         self._again(index for index in members if self._outcomes[index] is None)
 
-    def _conflict(self, index: int, current: dict[str, Entry | None]) -> GroupOutcome:
+    def _conflict(self, index: int, current: dict[str, Entry | None], found_at: int) -> GroupOutcome:
         group = self._groups[index]
         if self._lost[index]:  # it may be our own first sending that moved the keys
             revision = _witnessed([group], current)
             return GroupOutcome(Verdict.COMMITTED, revision) if revision else GroupOutcome(Verdict.UNKNOWN)
-        return GroupOutcome(Verdict.CONFLICT, current=tuple(current[c.key] for c in group.compares))
+        return GroupOutcome(Verdict.CONFLICT, found_at, tuple(current[c.key] for c in group.compares))
 
     async def _resolve(self, members: list[int], error: StoreUnavailable) -> None:
         """Finds out by reading what a commit without an answer did."""

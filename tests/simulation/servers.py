@@ -18,6 +18,7 @@ from milpa_ray.server.cache import WatchCache
 from milpa_ray.server.commit_queue import CommitQueue
 from milpa_ray.server.deletes import Deleter
 from milpa_ray.server.reads import Reader
+from milpa_ray.server.staleness import QuickReads
 from milpa_ray.server.turns import Turns
 from milpa_ray.server.writes import WriteContext, Writer
 from tests.simulation.loop import CURRENT, SimLoop
@@ -48,12 +49,18 @@ class Api:
         self._writer = writer
         self._deleter = deleter
         self._reader = reader
+        self.acknowledged: dict[str, int] = {}
+        """Revision of each pod's last write that this server has acknowledged."""
 
     async def write(self, request: pb.WriteRequest) -> pb.WriteResult:
-        return (await self._writer.write(request))[0]
+        return self._remember((await self._writer.write(request))[0])
 
     async def delete(self, request: pb.DeleteRequest) -> pb.WriteResult:
-        return (await self._deleter.delete(request))[0]
+        return self._remember((await self._deleter.delete(request))[0])
+
+    def _remember(self, result: pb.WriteResult) -> pb.WriteResult:
+        self.acknowledged[result.name] = max(result.revision, self.acknowledged.get(result.name, 0))
+        return result
 
     async def read(self, name: str) -> pb.Object | None:
         """The pod of that name, or None."""
@@ -75,12 +82,15 @@ class ApiServers:
     async def serve(self, ports: Ports) -> None:
         """The program of an API server."""
         events = EventRecorder(ports.store, ports.keys, ports.clock, ports.process.name)
-        cache, queue, turns = WatchCache(ports.store, ports.keys), CommitQueue(ports.store), Turns(ports.clock)
+        cache, turns = WatchCache(ports.store, ports.keys), Turns(ports.clock)
+        quick = QuickReads(cache)
+        queue = CommitQueue(ports.store, quick.acknowledge)
         context = WriteContext(ports.keys, ports.clock, cache, queue, turns, events)
         cache.start()
+        quick.start()
         queue.start()
         events.start()
-        reader = Reader(ports.store, ports.keys, cache, turns)
+        reader = Reader(ports.store, ports.keys, cache, quick, turns)
         self._serving[ports.process.name] = Api(ports.process, Writer(context), Deleter(context), reader)
         await asyncio.Event().wait()
 

@@ -73,6 +73,8 @@ class StoreServer:
         self.backend = MemoryStore()
         self.observe: CommitObserver | None = None
         self.entries: dict[str, Entry] = {}
+        self.written: dict[str, list[tuple[float, int]]] = {}
+        """When each key was written, and at which revision, in order."""
         self.down_for: set[str] = set()
         self.rates = Rates(loop)
 
@@ -93,6 +95,7 @@ class StoreServer:
                         self.entries.pop(key, None)
                     else:
                         self.entries[key] = new
+                        self.written.setdefault(key, []).append((self.loop.time(), new.mod_revision))
         if self.observe is not None:
             self.observe(process, txn, result, changed)
         return result
