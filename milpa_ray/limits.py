@@ -43,6 +43,8 @@ class Limits(Model):
     """Saved tail per unit and per agent log."""
     lease_ttl_s: int = Field(default=5, ge=2)
     """Leadership and membership leases."""
+    seat_grace_s: float = Field(default=10.0, ge=0)
+    """How long a shard whose membership lease has ended keeps its slots, so that its restart moves none."""
     loop_stall_s: float = Field(default=3.0, gt=0)
     """An event loop that has not turned for this long no longer keeps its lease."""
     poll_interval_s: float = Field(default=10.0, gt=0)

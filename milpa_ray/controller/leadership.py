@@ -2,11 +2,15 @@
 
 Taking leadership and changing the map are one transaction each, and every commit of every controller compares the map's
 revision. So whoever was replaced can write nothing more, from that very moment.
+
+A shard whose member key has vanished stays in the map for a grace time, so that its restart moves no slots. Until the
+map is rewritten its old incarnation is still the only owner of these slots, whether it runs on or not.
 """
 
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 
 from milpa_ray.controller.committing import Deposed
 from milpa_ray.controller.pacing import Backoff, persist
@@ -51,7 +55,7 @@ class Leadership:
             stored = await self._store.get(self._keys.map)
             uuid = await self._store.get(self._keys.uuid)
             old = ShardMap.from_json(stored.value) if stored is not None else ShardMap()
-            new = ShardMap(old.term, self.incarnation, old.shards)
+            new = ShardMap(old.term, self.incarnation, old.shards, old.version + 1)
             compares = [Compare(self._keys.leader, 0), _unchanged(self._keys.map, stored)]
             ops = [
                 Put(self._keys.leader, self.incarnation.encode(), lease),
@@ -80,8 +84,8 @@ class Leadership:
         self.map = shard_map
         self.token = Token(shard_map.term, revision)
 
-    async def seat(self, members: dict[str, str]) -> None:
-        """Rewrites the map for the living members, if it differs.
+    async def seat(self, members: Mapping[str, str]) -> None:
+        """Rewrites the map for these members (incarnation by shard id), if it differs.
 
         Raises:
             Deposed: the map is no longer ours to write.
@@ -130,8 +134,29 @@ def _unchanged(key: str, entry: Entry | None) -> Compare:
     return Compare(key, entry.mod_revision if entry is not None else 0)
 
 
+class Attendance:
+    """Who holds a seat: the living members, and for ``grace_s`` seconds those of the map whose key is not there. Times
+    are the running loop's; absence counts from when it was first seen here."""
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._absent_since: dict[str, float] = {}
+
+    def seated(self, shard_map: ShardMap, members: Mapping[str, str], now: float) -> dict[str, str]:
+        """Incarnation by shard id; an absent one has the incarnation that the map has."""
+        absent = {e.id: e.incarnation for e in shard_map.shards if e.id not in members}
+        self._absent_since = {id_: self._absent_since.get(id_, now) for id_ in absent}
+        kept = {id_: absent[id_] for id_, since in self._absent_since.items() if now < since + self._grace_s}
+        return {**kept, **members}
+
+    def next_end(self, now: float) -> float | None:
+        """When the next grace ends, if one runs."""
+        ends = [since + self._grace_s for since in self._absent_since.values()]
+        return min((end for end in ends if end > now), default=None)
+
+
 async def keep_seated(
-    leadership: Leadership, members: dict[str, str], changed: asyncio.Event, rng: random.Random, limits: Limits
+    leadership: Leadership, members: Mapping[str, str], changed: asyncio.Event, rng: random.Random, limits: Limits
 ) -> None:
     """Keeps the map in line with ``members`` (incarnation by shard id), which ``changed`` says to look at.
 
@@ -139,11 +164,18 @@ async def keep_seated(
         Deposed
     """
     backoff = Backoff(rng, limits.retry_first_s, limits.lease_ttl_s)
+    attendance = Attendance(limits.seat_grace_s)
+    loop = asyncio.get_running_loop()
+    changed.set()
     while True:
-        await changed.wait()
+        try:
+            async with asyncio.timeout_at(attendance.next_end(loop.time())):
+                await changed.wait()
+        except TimeoutError:
+            log.info("a shard stayed away for %g s; its slots go to others", limits.seat_grace_s)
         changed.clear()
         try:
-            await leadership.seat(dict(members))
+            await leadership.seat(attendance.seated(leadership.map, members, loop.time()))
             backoff.reset()
         except MilpaError as error:
             log.warning("the map could not be rewritten: %s; trying again", error)
