@@ -14,6 +14,7 @@ from milpa_ray.errors import CloudUnavailable, NoCapacity
 from milpa_ray.planner import launches, nodes, pods
 from milpa_ray.planner.snapshot import Draft
 from milpa_ray.ports import Token
+from milpa_ray.server import staleness
 from milpa_ray.store.group import GroupOutcome, Verdict, group_commit
 
 Patch = Any
@@ -221,3 +222,15 @@ def garbage_collected_in_haste() -> list[Patch]:
             await real_collect(self)
 
     return [mock.patch.object(collector.Collector, "_collect", collect)]
+
+
+@mutant
+def own_acknowledgement_forgotten() -> list[Patch]:
+    """A stalled read is answered from the cache although this server has acknowledged something newer."""
+    return [mock.patch.object(staleness.QuickReads, "acknowledge", return_value=None)]
+
+
+@mutant
+def age_of_the_cache_ignored() -> list[Patch]:
+    """A stalled read is answered from the cache however old it may be."""
+    return [mock.patch.object(staleness.QuickReads, "_does", lambda self, item: item.key not in self._unseen)]
