@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 from milpa_ray.api.meta import ObjectMeta, ObjectReference
+from milpa_ray.api.pod import UnitStatus
 from milpa_ray.api.records import LogFile
 from milpa_ray.clock import Clock
 from milpa_ray.controller.links import AgentLink
@@ -38,19 +39,22 @@ class LogSaver:
     async def save(self, link: AgentLink, agent: Agent) -> None:
         """Saves the tail of each unit's log and of the agent's own; returns once they are in the store.
 
+        The log of a unit that ran and printed nothing is saved, too, so that it can be told from one that was lost.
+
         Raises:
             AgentUnreachable, StoreUnavailable, StoreFull
         """
         node = link.node
         facts = link.facts()
-        names = [status.name for status in (*facts.init_units, *(facts.units or ()))]
+        statuses = (*facts.init_units, *(facts.units or ()))
         files = [await self._fetch(agent, "", ObjectReference(kind="Node", name=node.name, uid=node.uid))]
         pod = ObjectReference(kind="Pod", name=node.status.bound_pod_name, uid=node.status.pod_uid)
-        files += [await self._fetch(agent, name, pod) for name in names]
+        files += [await self._fetch(agent, status.name, pod) for status in statuses]
+        quiet = {f"{pod.name}.{status.name}" for status in statuses if _has_run(status)}
         loop = asyncio.get_running_loop()
         saved = []
         for file in files:
-            if file.content:
+            if file.content or file.name in quiet:
                 done: asyncio.Future[None] = loop.create_future()
                 await self._waiting.put((file, done))
                 saved.append(done)
@@ -98,3 +102,9 @@ class LogSaver:
             self._lease.forget()
             return error
         return None
+
+
+def _has_run(unit: UnitStatus) -> bool:
+    """Whether the unit was started once. One that was stopped before its start is told as terminated without a code."""
+    ended = unit.state.terminated
+    return unit.state.running is not None or unit.last_state is not None or bool(ended and ended.exit_code is not None)

@@ -69,10 +69,13 @@ class LogReader:
                 if not ended:
                     raise Conflict(f"the agent on node {node.name!r} does not answer: {error}") from None
         saved = await self._saved(f"{pod.name}.{unit}")
-        if saved is not None and saved.parent_object.uid in ("", pod.uid):
+        ours = saved is not None and saved.parent_object.uid in ("", pod.uid)
+        if saved is not None and ours and (ended or saved.content):
             yield _tail(saved, request)
         elif ended:
-            raise NotFound(f"pod {pod.name!r} is {pod.status.phase} and no log of its unit {unit!r} was saved")
+            raise NotFound(
+                f"pod {pod.name!r} is {pod.status.phase}{_why(pod)} and no log of its unit {unit!r} was saved"
+            )
         else:
             raise Terminal(_no_log(pod))
 
@@ -173,6 +176,11 @@ def _no_log(pod: Pod) -> str:
         return f"pod {pod.name!r} is Running, but its node {pod.status.bound_node_name!r} is gone; try again later"
     reason = pod.status.message or pod.status.reason
     return f"pod {pod.name!r} is {pod.status.phase}{f': {reason}' if reason else ''}; it has no log yet"
+
+
+def _why(pod: Pod) -> str:
+    reason = pod.status.message or pod.status.reason
+    return f" ({reason})" if reason else ""
 
 
 def _tail(file: LogFile, request: pb.LogsRequest) -> bytes:

@@ -95,12 +95,26 @@ async def test_an_ended_pods_log_comes_from_the_agent_or_from_what_was_saved(mem
     await put_pod(memory, "job", PodPhase.SUCCEEDED)
     with pytest.raises(NotFound, match="is Succeeded and no log of its unit 'main' was saved"):
         await read(memory, "job")
+    await put_pod(memory, "broken", PodPhase.FAILED, message="unit main: ErrImagePull")
+    with pytest.raises(NotFound, match=r"is Failed \(unit main: ErrImagePull\) and no log"):
+        await read(memory, "broken")
     await save_log(memory, "job.main", "job", "uid-job", "1\n2\n3\n")
     assert await read(memory, "job") == b"1\n2\n3\n"
     await put_node(memory, phase=NodePhase.CLEANING)
     assert await read(memory, "job") == b"1\n2\n3\n"  # the agent does not answer any more
     memory.dialer.add(node_identity("n1"), IP, main=[b"whole"])
     assert await read(memory, "job") == b"whole"
+
+
+async def test_a_unit_that_printed_nothing_has_an_empty_log(memory: Served) -> None:
+    await put_pod(memory, "quiet", PodPhase.SUCCEEDED)
+    await save_log(memory, "quiet.main", "quiet", "uid-quiet", "")
+    assert await read(memory, "quiet") == b""
+    # Of a try before this one it says nothing: why there is no log yet says more.
+    await put_pod(memory, "again", PodPhase.WAITING, node="", message="no instance type fits")
+    await save_log(memory, "again.main", "again", "uid-again", "")
+    with pytest.raises(Terminal, match="no instance type fits"):
+        await read(memory, "again")
 
 
 async def test_what_an_earlier_pod_of_the_name_saved_is_not_this_ones(memory: Served) -> None:

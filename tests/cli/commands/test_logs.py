@@ -90,6 +90,15 @@ def test_the_saved_log_of_what_is_gone(cluster: Cluster) -> None:
     assert "never" in ran.err
 
 
+def test_the_log_of_a_unit_that_printed_nothing(cluster: Cluster) -> None:
+    pod = stored("Pod", "quiet", spec={"units": [{"name": "u", "image": "i"}]}, status={"phase": "Succeeded"})
+    cluster.put(pod)
+    assert cluster.milpactl("logs", "quiet").code == 1
+    cluster.put(stored("LogFile", "quiet.u", parentObject={"kind": "Pod", "name": "quiet"}))
+    ran = cluster.milpactl("logs", "quiet")
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
 def test_several_units_need_a_name(cluster: Cluster) -> None:
     cluster.put(running_pod("web"))
     ran = cluster.milpactl("logs", "web")
