@@ -126,7 +126,7 @@ class Users:
             if result.outcome is Outcome.CREATED:
                 wish.uid = result.uid
                 break
-            if result.outcome is Outcome.ALREADY_EXISTS:
+            if result.outcome in (Outcome.ALREADY_EXISTS, Outcome.ENDED):
                 # An earlier try, whose answer said that its effect is unknown, may have made it.
                 if await self._is_mine(wish):
                     break

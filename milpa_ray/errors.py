@@ -86,6 +86,10 @@ class AlreadyExists(Terminal):
     """An object of that kind and name exists, with another uid."""
 
 
+class Ended(Terminal):
+    """The object has ended, or is being deleted; only a new one in its place helps."""
+
+
 class Conflict(Retryable):
     """The object was changed meanwhile; read it again."""
 

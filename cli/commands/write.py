@@ -104,7 +104,7 @@ def report_results(results: "Sequence[WriteResult]", suffix: str = "") -> bool:
             print(f"{label} {DONE[outcome]}{suffix}", flush=True)
             continue
         good = False
-        if "is being deleted" in result.message:  # neither another verb nor another try would help
+        if outcome == "ENDED":  # neither another verb nor another try would help; the message says what does
             error(f"{label}: {result.message}")
             continue
         detail = f": {result.message}" if result.message and outcome in ("INVALID", "FAILED", "CONFLICT") else ""

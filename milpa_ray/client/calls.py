@@ -86,9 +86,14 @@ def refs_of(kind: str | type[Resource], names: str | Iterable[str]) -> list[Ref]
 def results(reply: pb.WriteReply) -> list[WriteResult]:
     """The reply's results."""
     return [
-        WriteResult(r.kind, r.name, _OUTCOMES[r.outcome], r.message, r.uid, r.revision or reply.revision)
+        WriteResult(r.kind, r.name, _outcome(r.outcome), r.message, r.uid, r.revision or reply.revision)
         for r in reply.results
     ]
+
+
+def _outcome(number: int) -> Outcome:
+    """FAILED for what only a newer server knows."""
+    return _OUTCOMES[number] if number < len(_OUTCOMES) else Outcome.FAILED
 
 
 def not_sent(request: pb.WriteRequest | pb.DeleteRequest, reason: str) -> list[WriteResult]:

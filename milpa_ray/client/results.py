@@ -24,6 +24,7 @@ class Outcome(StrEnum):
     INVALID = "invalid"
     CONFLICT = "conflict"
     FAILED = "failed"
+    ENDED = "ended"
 
 
 SUCCESSES = frozenset({Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED, Outcome.DELETED})
@@ -33,7 +34,8 @@ SUCCESSES = frozenset({Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED, Outc
 class WriteResult:
     """Result for one object. ``message`` says why when it is not ``ok``; ``revision`` is the store's after the write.
 
-    FAILED means that it is not known whether the write took effect; repeating the call is safe.
+    FAILED means that it is not known whether the write took effect; repeating the call is safe. ENDED: the object has
+    ended or is being deleted, so that only a new one in its place helps.
     """
 
     kind: str

@@ -24,6 +24,7 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INVALID: _ClassVar[Outcome]
     CONFLICT: _ClassVar[Outcome]
     FAILED: _ClassVar[Outcome]
+    ENDED: _ClassVar[Outcome]
 
 class Change(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +45,7 @@ NOT_FOUND: Outcome
 INVALID: Outcome
 CONFLICT: Outcome
 FAILED: Outcome
+ENDED: Outcome
 PRESENT: Change
 ADDED: Change
 MODIFIED: Change

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from milpa_ray.api import KINDS, Kind, Pod, Resource, find_kind
+from milpa_ray.api import KINDS, Kind, Pod, PodPhase, Resource, find_kind
 from milpa_ray.api.manifest import check_object
 from milpa_ray.api.meta import ObjectMeta
+from milpa_ray.api.phases import POD_TERMINAL
 from milpa_ray.api.validation import NOT_CREATABLE, validate
-from milpa_ray.errors import Conflict, Invalid
+from milpa_ray.errors import Conflict, Ended, Invalid
 from milpa_ray.server.items import hidden
 
 MAX_OBJECT_BYTES = 1_200_000
@@ -86,7 +87,8 @@ def updated_object(stored: bytes, wanted: Resource) -> bytes | None:
 
     Raises:
         Invalid: a field differs that can't change.
-        Conflict: it is another object now, or it is being deleted.
+        Conflict: it is another object now.
+        Ended: it is being deleted, or it is a pod that has ended, of which a new spec would change nothing.
     """
     body = from_json(stored)
     metadata = body["metadata"]
@@ -94,7 +96,7 @@ def updated_object(stored: bytes, wanted: Resource) -> bytes | None:
     if wanted.uid and wanted.uid != metadata.get("uid"):
         raise Conflict(f"{what} is another object now: its uid is {metadata.get('uid')}, not {wanted.uid}")
     if metadata.get("deletionTimestamp"):
-        raise Conflict(f"{what} is being deleted; create it anew once it is gone")
+        raise Ended(f"{what} is being deleted; create it anew once it is gone")
     new = from_json(wanted.to_json())
     _keep_hidden(body, new)
     present = from_json(type(wanted).from_json(stored).to_json())  # in the form that this version writes
@@ -103,6 +105,8 @@ def updated_object(stored: bytes, wanted: Resource) -> bytes | None:
     content = [field for field in ("spec", "data") if present.get(field) != new.get(field)]
     if not content and all(metadata.get(key, {}) == value for key, value in meant.items()):
         return None
+    if content:
+        _refuse_ended(present, new, what)
     for key, value in meant.items():
         _set(metadata, key, value)
     for field in content:
@@ -143,6 +147,14 @@ def _check_immutable(present: dict[str, Any], new: dict[str, Any], what: str) ->
         raise Invalid(
             f"{', '.join(changed)}: the cloud resources under {what} can't be changed; delete it and create it anew"
         )
+
+
+def _refuse_ended(present: dict[str, Any], new: dict[str, Any], what: str) -> None:
+    """A pod that has ended is not started again, so another spec would do nothing; a wish that it end is harmless."""
+    phase = present.get("status", {}).get("phase")
+    ended = present["kind"] == Pod.KIND and phase in POD_TERMINAL
+    if ended and new.get("spec", {}).get("phase") != PodPhase.TERMINATED:
+        raise Ended(f"{what} has ended (it is {phase}) and is not started again; delete it and create it anew")
 
 
 def deleting(stored: bytes, now: datetime, *, orphan: bool) -> bytes:

@@ -1,6 +1,6 @@
 """Results of writes, and what the outcome of a commit means for them."""
 
-from milpa_ray.errors import AlreadyExists, Conflict, Invalid, MilpaError, NotFound, StoreFull, StoreUnavailable
+from milpa_ray.errors import AlreadyExists, Conflict, Ended, Invalid, MilpaError, NotFound, StoreFull, StoreUnavailable
 from milpa_ray.proto import milpa_pb2 as pb
 from milpa_ray.store.group import GroupOutcome, Verdict
 
@@ -9,6 +9,7 @@ _BY_ERROR: dict[type[MilpaError], pb.Outcome] = {
     Conflict: pb.CONFLICT,
     NotFound: pb.NOT_FOUND,
     AlreadyExists: pb.ALREADY_EXISTS,
+    Ended: pb.ENDED,
 }
 
 

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from milpa_ray.api import Resource
 from milpa_ray.clock import Clock
-from milpa_ray.errors import AlreadyExists, Conflict, Invalid, MilpaError, NotFound
+from milpa_ray.errors import AlreadyExists, Conflict, Ended, Invalid, MilpaError, NotFound
 from milpa_ray.events import EventRecorder
 from milpa_ray.keys import Keys
 from milpa_ray.proto import milpa_pb2 as pb
@@ -208,11 +208,11 @@ class Writer:
             self._to.events.record(involved, f"{kind.lower()}-{'created' if created else 'updated'}")
 
 
-def _exists(item: _Wanted, stored: Item) -> AlreadyExists:
+def _exists(item: _Wanted, stored: Item) -> AlreadyExists | Ended:
     assert item.resource is not None
     what = f"{item.resource.KIND.lower()} {item.resource.name!r}"
     if stored.meta.deleting:
-        return AlreadyExists(f"{what} exists and is being deleted; its name is free once its end is proved")
+        return Ended(f"{what} exists and is being deleted; its name is free once its end is proved")
     return AlreadyExists(f"{what} exists already")
 
 

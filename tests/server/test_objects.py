@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from milpa_ray.api import Pod, ReplicaSet, Secret
 from milpa_ray.api.meta import ObjectMeta
+from milpa_ray.api.pod import PodPhase, PodStatus
 from milpa_ray.client.calls import make_pod
-from milpa_ray.errors import Conflict, Invalid
+from milpa_ray.errors import Conflict, Ended, Invalid
 from milpa_ray.server.items import hidden
 from milpa_ray.server.objects import (
     MAX_OBJECT_BYTES,
@@ -79,11 +80,21 @@ def test_the_resources_under_a_pod_cannot_be_changed(field: str, value: object) 
 
 def test_another_object_and_one_being_deleted_refuse_updates() -> None:
     wanted = make_pod("web", "i:2")
-    with pytest.raises(Conflict, match="being deleted"):
+    with pytest.raises(Ended, match="being deleted"):
         updated_object(stored(make_pod("web", "i"), deletionTimestamp="2026-01-01T00:00:00Z"), wanted)
     other = wanted.model_copy(update={"metadata": ObjectMeta(name="web", uid="u2")})
     with pytest.raises(Conflict, match="another object"):
         updated_object(stored(make_pod("web", "i")), other)
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Terminated"])
+def test_a_pod_that_has_ended_takes_no_other_spec(phase: str) -> None:
+    ended = make_pod("web", "i").model_copy(update={"status": PodStatus(phase=PodPhase(phase))}).to_json()
+    with pytest.raises(Ended, match=f"pod 'web' has ended \\(it is {phase}\\) .*; delete it and create it anew"):
+        updated_object(ended, make_pod("web", "i:2"))
+    assert updated_object(ended, make_pod("web", "i")) is None
+    assert updated_object(ended, make_pod("web", "i", labels={"a": "b"})) is not None
+    assert updated_object(ended, make_pod("web", "i", phase="Terminated")) is not None
 
 
 def test_a_secret_value_equal_to_what_is_shown_stays() -> None:

@@ -129,7 +129,7 @@ class User:
             if result.outcome == pb.CREATED:
                 wish.created = True
                 return
-            self._expect(result, pb.ALREADY_EXISTS, pb.FAILED)
+            self._expect(result, pb.ALREADY_EXISTS, pb.ENDED, pb.FAILED)
             await asyncio.sleep(RETRY_S)
             if before is not None:
                 await self._delete(before)
@@ -150,7 +150,7 @@ class User:
             request = pb.WriteRequest(verb=pb.UPDATE, objects=[pod.to_json()])
             result = await self._until_answered(lambda api, request=request: api.write(request))
             if result.outcome != pb.FAILED:
-                self._expect(result, pb.UPDATED, pb.UNCHANGED, pb.NOT_FOUND, pb.CONFLICT)
+                self._expect(result, pb.UPDATED, pb.UNCHANGED, pb.NOT_FOUND, pb.CONFLICT, pb.ENDED)
                 return
             await asyncio.sleep(RETRY_S)
 

@@ -53,6 +53,20 @@ def test_a_pod_that_is_being_deleted_can_be_neither_created_nor_changed(cluster:
     assert ran.err == "Error: pod/a: pod 'a' is being deleted; create it anew once it is gone\n"
 
 
+def test_a_pod_that_has_ended_is_not_said_to_be_updated(cluster: Cluster) -> None:
+    cluster.milpactl("create", "-f", "-", stdin=_manifest("a"))
+    cluster.put({**cluster.stored("Pod", "a"), "status": {"phase": "Succeeded"}})
+    changed = _manifest("a").replace("image: img", "image: other")
+    for verb in ("apply", "update"):
+        ran = cluster.milpactl(verb, "-f", "-", stdin=changed)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err == (
+            "Error: pod/a: pod 'a' has ended (it is Succeeded) and is not started again; delete it and create it anew\n"
+        )
+    assert cluster.milpactl("apply", "-f", "-", stdin=_manifest("a")).out == "pod/a unchanged\n"
+    assert cluster.milpactl("apply", "-f", "-", stdin=_manifest("a", label="x")).out == "pod/a updated\n"
+
+
 def test_a_dry_run_changes_nothing(cluster: Cluster) -> None:
     ran = cluster.milpactl("create", "--dry-run", "-f", "-", stdin=_manifest("a"))
     assert (ran.code, ran.out) == (0, "pod/a created (dry run)\n")
