@@ -227,7 +227,7 @@ async def build_api(config: ActorConfig) -> RunningApi:
         pair = await asyncio.to_thread(read_pair, certs, "server")
         tls = ServerTls(parts.authority.pair.cert, pair.cert, pair.key)
     listen = settings.controllers
-    api = ApiConfig(tls, listen.api_host, listen.api_port, settings.limits.event_ttl_s)
+    api = ApiConfig(tls, listen.api_host, listen.api_port, settings.limits.event_ttl_s, config.name)
     server = ApiServer(
         parts.store, parts.keys, parts.dialer(), api, clock=parts.clock, dump_controllers=controller_dumps
     )

@@ -4,8 +4,9 @@ It decides nothing and keeps nothing that the store does not have: any number of
 """
 
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from milpa_ray.server.deletes import Deleter
 from milpa_ray.server.dump import DumpControllers, Dumper
 from milpa_ray.server.interceptor import Context, Guard
 from milpa_ray.server.logs import LogReader
+from milpa_ray.server.peers import Peers
 from milpa_ray.server.reads import Reader
 from milpa_ray.server.staleness import QuickReads
 from milpa_ray.server.turns import Turns
@@ -59,6 +61,7 @@ class ServerTls:
 @dataclass(frozen=True, slots=True)
 class ApiConfig:
     """Where and how to serve; port 0 takes a free one, ``event_ttl_s`` (seconds) is how long events are kept.
+    ``name`` tells this server from the others of the cluster, and is to outlast restarts.
 
     Without ``tls`` anyone who reaches the port may do anything.
     """
@@ -67,6 +70,7 @@ class ApiConfig:
     host: str = "0.0.0.0"  # noqa: S104  clients are on other machines too; mutual TLS guards the port
     port: int = DEFAULT_PORT
     event_ttl_s: int = 3600
+    name: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     @property
     def address(self) -> str:
@@ -93,8 +97,9 @@ class ApiServer:
         clock = clock or SystemClock()
         self._config = config
         self._cache = WatchCache(store, keys)
-        self._quick = QuickReads(self._cache)
-        self._queue = CommitQueue(store, self._quick.acknowledge)
+        self._peers = Peers(store, keys, self._cache, config.name)
+        self._quick = QuickReads(self._cache, self._peers)
+        self._queue = CommitQueue(store, self._peers.entered, self._quick.acknowledge)
         self._events = EventRecorder(store, keys, clock, "api-server", ttl_s=config.event_ttl_s)
         turns = Turns(clock)
         reader = Reader(store, keys, self._cache, self._quick, turns)
@@ -135,6 +140,7 @@ class ApiServer:
                 f"the API server can't listen on {self._config.address}: {error}. Is another server running there?"
             ) from None
         self._cache.start()
+        self._peers.start()
         self._quick.start()
         self._queue.start()
         self._events.start()
@@ -148,6 +154,7 @@ class ApiServer:
             await server.stop(STOP_GRACE_S)
         await self._queue.stop()
         await self._events.stop()
+        await self._peers.stop()
         await self._quick.stop()
         await self._cache.stop()
 

@@ -19,7 +19,8 @@ from milpa_ray.server.history import Event, History
 from milpa_ray.server.items import Item
 from milpa_ray.store.port import Put, Store, Txn, TxnResult, WatchBatch
 
-CACHED = frozenset({"pod", "node", "service", "replicaset", "deployment", "secret", "endpoints"})
+# The entries of the API servers are no objects of users, but are needed in step with them (``peers``).
+CACHED = frozenset({"pod", "node", "service", "replicaset", "deployment", "secret", "endpoints", "apiserver"})
 PAGE = 1000
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0

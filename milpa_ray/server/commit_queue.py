@@ -24,11 +24,13 @@ Pending = tuple[WriteGroup, "asyncio.Future[GroupOutcome]"]
 
 
 class CommitQueue:
-    """Call ``start`` in a running event loop, and ``stop`` at the end. ``told`` gets (key, revision) of what a
+    """Call ``start`` in a running event loop, and ``stop`` at the end. Nothing is committed
+    before ``may_begin``. ``told`` gets (key, revision) of what a
     caller is going to learn: the keys that were written, or that a conflict was found at."""
 
-    def __init__(self, store: Store, told: Told = lambda _key, _revision: None) -> None:
+    def __init__(self, store: Store, may_begin: asyncio.Event, told: Told = lambda _key, _revision: None) -> None:
         self._store = store
+        self._may_begin = may_begin
         self._told = told
         self._pending: deque[Pending] = deque()
         self._wake = asyncio.Event()
@@ -61,6 +63,7 @@ class CommitQueue:
         return await future
 
     async def _run(self) -> None:
+        await self._may_begin.wait()
         while True:
             await self._wake.wait()
             taken = [self._pending.popleft() for _ in range(min(MAX_GROUPS, len(self._pending)))]

@@ -11,6 +11,7 @@ from milpa_ray.keys import Keys
 from milpa_ray.server import staleness
 from milpa_ray.server.cache import WatchCache
 from milpa_ray.server.commit_queue import CommitQueue
+from milpa_ray.server.peers import KIND, MAX_AGE_S, Peers
 from milpa_ray.server.staleness import QuickReads
 from milpa_ray.store.group import WriteGroup
 from milpa_ray.store.memory import MemoryStore
@@ -43,15 +44,18 @@ class Stalling(MemoryStore):
 async def reading(store: Stalling, keys: Keys) -> AsyncIterator[tuple[QuickReads, WatchCache, CommitQueue]]:
     """With a pod ``a`` that has been read, so that the cache's age is known."""
     cache = WatchCache(store, keys)
-    quick = QuickReads(cache)
-    queue = CommitQueue(store, quick.acknowledge)
-    for part in (cache, quick, queue):
+    peers = Peers(store, keys, cache, "me")
+    quick = QuickReads(cache, peers)
+    queue = CommitQueue(store, peers.entered, quick.acknowledge)
+    for part in (cache, peers, quick, queue):
         part.start()
+    await peers.entered.wait()
     await put(store, keys.pod("a"), pod("a", n="1"))
     item, _ = await quick.get("pod", "a")
     assert item is not None
     yield quick, cache, queue
-    for part in (queue, quick, cache):
+    store.answers.set()
+    for part in (queue, quick, peers, cache):
         await part.stop()
 
 
@@ -109,7 +113,7 @@ async def test_a_cache_of_unknown_age_does_not_answer() -> None:
     store, keys = Stalling(), new_keys()
     async with reading(store, keys) as (quick, cache, _):
         store.answers.clear()
-        cache.current_at -= staleness.MAX_AGE_S
+        cache.current_at -= MAX_AGE_S
         waiting = asyncio.create_task(quick.get("pod", "a"))
         done, _ = await asyncio.wait([waiting], timeout=staleness.PATIENCE_S * 3)
         assert not done
@@ -133,5 +137,45 @@ async def test_a_store_that_is_away_is_said_so() -> None:
     cache = WatchCache(store, keys)
     cache.start()
     with pytest.raises(StoreUnavailable, match="no endpoint answers"):
-        await QuickReads(cache).get("pod", "a")
+        await QuickReads(cache, Peers(store, keys, cache, "me")).get("pod", "a")
     await cache.stop()
+
+
+async def test_beside_another_server_the_store_is_always_asked() -> None:
+    store, keys = Stalling(), new_keys()
+    async with reading(store, keys) as (quick, cache, _):
+        await put(store, keys.other(KIND, "another"), b"{}")
+        await cache.fresh()
+        store.answers.clear()
+        waiting = asyncio.create_task(quick.get("pod", "a"))
+        done, _ = await asyncio.wait([waiting], timeout=staleness.PATIENCE_S * 3)
+        assert not done
+        store.answers.set()
+        assert (await waiting)[0] is not None
+
+
+async def test_a_server_that_joins_another_keeps_its_first_write_back() -> None:
+    store, keys = Stalling(), new_keys()
+    async with reading(store, keys):
+        cache = WatchCache(store, keys)
+        cache.start()
+        joining = Peers(store, keys, cache, "another")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        joining.start()
+        await asyncio.wait_for(joining.entered.wait(), 10)
+        assert loop.time() - began >= MAX_AGE_S
+        await joining.stop()
+        assert await store.get(keys.other(KIND, "another")) is None
+        await cache.stop()
+
+
+async def test_a_server_that_comes_back_under_its_name_begins_at_once() -> None:
+    store, keys = Stalling(), new_keys()
+    async with reading(store, keys):
+        await put(store, keys.other(KIND, "another"), b"{}")
+        cache = WatchCache(store, keys)
+        back = Peers(store, keys, cache, "another")
+        back.start()
+        await asyncio.wait_for(back.entered.wait(), MAX_AGE_S / 2)
+        await back.stop()

@@ -14,7 +14,7 @@ from milpa_ray.errors import CloudUnavailable, NoCapacity
 from milpa_ray.planner import launches, nodes, pods
 from milpa_ray.planner.snapshot import Draft
 from milpa_ray.ports import Token
-from milpa_ray.server import staleness
+from milpa_ray.server import peers, staleness
 from milpa_ray.store.group import GroupOutcome, Verdict, group_commit
 
 Patch = Any
@@ -234,3 +234,9 @@ def own_acknowledgement_forgotten() -> list[Patch]:
 def age_of_the_cache_ignored() -> list[Patch]:
     """A stalled read is answered from the cache however old it may be."""
     return [mock.patch.object(staleness.QuickReads, "_does", lambda self, item: item.key not in self._unseen)]
+
+
+@mutant
+def other_servers_ignored() -> list[Patch]:
+    """Every API server takes itself for the only one."""
+    return [mock.patch.object(peers.Peers, "alone", True)]

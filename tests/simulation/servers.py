@@ -17,6 +17,7 @@ from milpa_ray.proto import milpa_pb2 as pb
 from milpa_ray.server.cache import WatchCache
 from milpa_ray.server.commit_queue import CommitQueue
 from milpa_ray.server.deletes import Deleter
+from milpa_ray.server.peers import Peers
 from milpa_ray.server.reads import Reader
 from milpa_ray.server.staleness import QuickReads
 from milpa_ray.server.turns import Turns
@@ -44,13 +45,14 @@ class UserFaults:
 class Api:
     """What one server offers."""
 
-    def __init__(self, process: SimProcess, writer: Writer, deleter: Deleter, reader: Reader) -> None:
+    def __init__(
+        self, process: SimProcess, writer: Writer, deleter: Deleter, reader: Reader, acknowledged: dict[str, int]
+    ) -> None:
         self.process = process
         self._writer = writer
         self._deleter = deleter
         self._reader = reader
-        self.acknowledged: dict[str, int] = {}
-        """Revision of each pod's last write that this server has acknowledged."""
+        self._acknowledged = acknowledged
 
     async def write(self, request: pb.WriteRequest) -> pb.WriteResult:
         return self._remember((await self._writer.write(request))[0])
@@ -59,7 +61,7 @@ class Api:
         return self._remember((await self._deleter.delete(request))[0])
 
     def _remember(self, result: pb.WriteResult) -> pb.WriteResult:
-        self.acknowledged[result.name] = max(result.revision, self.acknowledged.get(result.name, 0))
+        self._acknowledged[result.name] = max(result.revision, self._acknowledged.get(result.name, 0))
         return result
 
     async def read(self, name: str) -> pb.Object | None:
@@ -78,20 +80,25 @@ class ApiServers:
         self._rng = rng
         self.faults = faults
         self._serving: dict[str, Api] = {}
+        self.acknowledged: dict[str, int] = {}
+        """Revision of each pod's last write that any server has acknowledged."""
 
     async def serve(self, ports: Ports) -> None:
         """The program of an API server."""
         events = EventRecorder(ports.store, ports.keys, ports.clock, ports.process.name)
         cache, turns = WatchCache(ports.store, ports.keys), Turns(ports.clock)
-        quick = QuickReads(cache)
-        queue = CommitQueue(ports.store, quick.acknowledge)
+        peers = Peers(ports.store, ports.keys, cache, ports.process.name)
+        quick = QuickReads(cache, peers)
+        queue = CommitQueue(ports.store, peers.entered, quick.acknowledge)
         context = WriteContext(ports.keys, ports.clock, cache, queue, turns, events)
         cache.start()
+        peers.start()
         quick.start()
         queue.start()
         events.start()
         reader = Reader(ports.store, ports.keys, cache, quick, turns)
-        self._serving[ports.process.name] = Api(ports.process, Writer(context), Deleter(context), reader)
+        writer, deleter = Writer(context), Deleter(context)
+        self._serving[ports.process.name] = Api(ports.process, writer, deleter, reader, self.acknowledged)
         await asyncio.Event().wait()
 
     async def ask(self, question: Callable[[Api], Awaitable[T]]) -> T:

@@ -14,7 +14,7 @@ from milpa_ray.api.meta import ObjectMeta
 from milpa_ray.api.pod import Pod, PodPhase, PodSpec, RestartPolicy, Unit
 from milpa_ray.errors import Retryable
 from milpa_ray.proto import milpa_pb2 as pb
-from milpa_ray.server.staleness import MAX_AGE_S
+from milpa_ray.server.peers import MAX_AGE_S
 from tests.simulation.machines import BEHAVIOUR
 from tests.simulation.servers import Api, ApiServers
 from tests.simulation.world import World
@@ -176,16 +176,11 @@ class User:
             self._world.fail(f"a server answered {pb.Outcome.Name(result.outcome)} for {result.name}: {result.message}")
 
     async def _read_back(self, name: str) -> None:
-        """Any server must show what was committed before it was asked; of a pod that exists it may miss the last
-        ``MAX_AGE_S``, but nothing that it has acknowledged itself."""
+        """Any server must show what any has acknowledged before it was asked, and what was committed ``MAX_AGE_S``
+        before; none may say that a pod is not there when it is."""
         server, key = self._world.server, self._world.keys.pod(name)
-        before = server.entries.get(key)
-        asked_at = server.loop.time()
-
-        async def question(api: Api) -> tuple[int, pb.Object | None]:
-            return api.acknowledged.get(name, 0), await api.read(name)
-
-        own, found = await self._until_answered(question)
+        before, told, asked_at = server.entries.get(key), self._servers.acknowledged.get(name, 0), server.loop.time()
+        found = await self._until_answered(lambda api: api.read(name))
         now = server.entries.get(key)
         if before is None:
             return
@@ -194,7 +189,7 @@ class User:
                 self._world.fail(f"a server did not show pod {name}, which was there at revision {before.mod_revision}")
             return
         settled = (revision for at, revision in server.written[key] if at <= asked_at - MAX_AGE_S)
-        if found.revision < (owed := max(own, *settled, 0)):
+        if found.revision < (owed := max(told, *settled, 0)):
             self._world.fail(f"a server showed pod {name} of {found.revision}, after it was at {owed}")
 
 
