@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from milpa_ray.client import checks
 from milpa_ray.errors import (
     AlreadyExists,
     ApiUnavailable,
@@ -143,7 +144,7 @@ class Deadline:
 
     def __init__(self, timeout_s: float | None) -> None:
         self._clock = _clock()
-        self._ends = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        self._ends = None if timeout_s is None else self._clock.monotonic() + checks.seconds("timeout_s", timeout_s)
 
     @property
     def passed(self) -> bool:

@@ -7,10 +7,13 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from milpa_ray.client import checks
 from milpa_ray.client.results import Change, Outcome, Ref, ServerVersion, WatchEvent, WriteResult
 from milpa_ray.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from milpa_ray.api import Pod, Resource
     from milpa_ray.proto import milpa_pb2 as pb
 
@@ -20,8 +23,12 @@ _OUTCOMES = tuple(Outcome)
 
 
 def kind_text(kind: str | type[Resource]) -> str:
-    """What to send as the kind: the class's canonical name, or the text as it is (the server resolves it)."""
-    return kind if isinstance(kind, str) else kind.KIND
+    """What to send as the kind: the class's canonical name, or the text as it is (the server resolves it). Raises
+    ``Invalid`` for what is neither."""
+    found = kind if isinstance(kind, str) else getattr(kind, "KIND", None)
+    if not isinstance(found, str) or not found:
+        raise Invalid(f"kind: {checks.shown(kind)} is no kind; pass a name such as 'pods', or a class such as Pod")
+    return found
 
 
 def parse(data: bytes) -> Resource:
@@ -42,11 +49,32 @@ def parse(data: bytes) -> Resource:
         raise Invalid(f"the server sent a {kind.name} that this client cannot read: {error}") from None
 
 
-def as_list(objects: Resource | Iterable[Resource]) -> list[Resource]:
-    """One object or many, as a list."""
-    from milpa_ray.api import Resource
+def list_request(kind: str | type[Resource], name: str, selector: str) -> pb.ListRequest:
+    """Raises ``Invalid``."""
+    from milpa_ray.proto import milpa_pb2 as pb
 
-    return [objects] if isinstance(objects, Resource) else list(objects)
+    where = (checks.text("name", name), checks.text("selector", selector))
+    return pb.ListRequest(kind=kind_text(kind), name=where[0], label_selector=where[1])
+
+
+def logs_request(name: str, unit: str, *, lines: int, limit_bytes: int, follow: bool) -> pb.LogsRequest:
+    """Raises ``Invalid``."""
+    from milpa_ray.proto import milpa_pb2 as pb
+
+    return pb.LogsRequest(
+        name=checks.text("name", name),
+        unit=checks.text("unit", unit),
+        lines=checks.whole("lines", lines),
+        limit_bytes=checks.whole("limit_bytes", limit_bytes),
+        follow=bool(follow),
+    )
+
+
+def dump_request(what: str) -> pb.DumpRequest:
+    """Raises ``Invalid``."""
+    from milpa_ray.proto import milpa_pb2 as pb
+
+    return pb.DumpRequest(what=checks.text("what", what))
 
 
 def write_requests(verb: str, objects: Sequence[Resource], *, dry_run: bool) -> Iterator[pb.WriteRequest]:
@@ -67,9 +95,12 @@ def write_requests(verb: str, objects: Sequence[Resource], *, dry_run: bool) -> 
 
 
 def delete_requests(refs: Sequence[Ref], *, cascade: bool) -> Iterator[pb.DeleteRequest]:
-    """The calls that delete ``refs``, each of bounded size."""
+    """The calls that delete ``refs``, each of bounded size. Raises ``Invalid``."""
     from milpa_ray.proto import milpa_pb2 as pb
 
+    for number, ref in enumerate(refs):
+        if not isinstance(ref, Ref):
+            raise Invalid(f"refs[{number}]: {checks.shown(ref)} is no Ref; pass Ref('Pod', 'web'), or use delete()")
     for at in range(0, len(refs), MAX_CALL_OBJECTS):
         part = refs[at : at + MAX_CALL_OBJECTS]
         yield pb.DeleteRequest(
@@ -80,7 +111,7 @@ def delete_requests(refs: Sequence[Ref], *, cascade: bool) -> Iterator[pb.Delete
 def refs_of(kind: str | type[Resource], names: str | Iterable[str]) -> list[Ref]:
     """References to the named objects of one kind."""
     text = kind_text(kind)
-    return [Ref(text, name) for name in ([names] if isinstance(names, str) else names)]
+    return [Ref(text, name) for name in checks.texts("names", names)]
 
 
 def results(reply: pb.WriteReply) -> list[WriteResult]:
@@ -148,20 +179,33 @@ def make_pod(
     """
     if isinstance(command, str):
         raise Invalid(f"pod {name!r}: command must be a list of words; for a shell's line: ['sh', '-c', {command!r}]")
+    if "units" in spec:
+        raise Invalid(f"pod {name!r}: spec.units: pod() makes the one unit itself; build others with milpa_ray.api")
     from pydantic import ValidationError
 
     from milpa_ray.api import Pod
 
+    metadata = {"name": name, "labels": checks.mapping("labels", labels or {})}
     unit = {
         "name": "main",
         "image": image,
-        "command": tuple(command),
-        "env": tuple({"name": key, "value": value} for key, value in (env or {}).items()),
+        "command": tuple(checks.texts("command", command)),
+        "env": tuple({"name": key, "value": value} for key, value in checks.mapping("env", env or {}).items()),
     }
     try:
-        return Pod.model_validate(
-            {"metadata": {"name": name, "labels": dict(labels or {})}, "spec": {"units": (unit,), **spec}}
-        )
+        return Pod.model_validate({"metadata": metadata, "spec": {"units": (unit,), **spec}})
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_field_reason(e)}" for e in error.errors())
         raise Invalid(f"pod {name!r}: {details}") from None
+
+
+def _field_reason(detail: ErrorDetails) -> str:
+    """What is wrong with a field of a pod, with the fields that there are for one that is none."""
+    if detail["type"] != "extra_forbidden":
+        return detail["msg"]
+    from milpa_ray.api import Pod
+    from milpa_ray.api.schema import model_at, suggest
+
+    parent = model_at(Pod, tuple(detail["loc"][:-1]))
+    known = list(parent.model_fields) if parent is not None else []
+    return "unknown field" + (suggest(str(detail["loc"][-1]), known) or f"; known are {', '.join(known)}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from milpa_ray.client import checks
 from milpa_ray.client.attempts import Attempts
 from milpa_ray.client.discovery import (
     DEFAULT_ENDPOINTS,
@@ -86,10 +87,10 @@ class Connection:
         """
         self.endpoints = tuple(map(with_port, default_endpoints() if endpoints is None else _listed(endpoints)))
         self.preferred = self.endpoints[0]
-        self.timeout_s = timeout_s
+        self.timeout_s = checks.seconds("timeout_s", timeout_s)
         self._cert_dir = named_cert_dir() if cert_dir is None else Path(cert_dir)
         self._tls = tls
-        self._retry_s = retry_s
+        self._retry_s = checks.seconds("retry_s", retry_s)
 
     def attempts(self, *, read: bool, retry_s: float | None = None) -> Attempts:
         """The tries of a new call."""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from milpa_ray.client import checks
 from milpa_ray.client.results import Change, WatchEvent
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ class WatchCursor:
 
     def __init__(self, kind: str, name: str = "", selector: str = "", revision: int = 0) -> None:
         self.kind = kind
-        self.name = name
-        self.selector = selector
-        self.revision = revision
+        self.name = checks.text("name", name)
+        self.selector = checks.text("selector", selector)
+        self.revision = checks.revision("revision", revision)
         self._known: dict[str, int] = {}
         self._seen: set[str] = set()
         self._synced = revision > 0

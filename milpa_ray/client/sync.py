@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from milpa_ray.client import calls
+from milpa_ray.client import calls, checks
 from milpa_ray.client.attempts import FIRST_DELAY_S, Attempts, Deadline, translate
 from milpa_ray.client.connection import Connection
 from milpa_ray.client.cursor import WatchCursor
@@ -115,9 +115,7 @@ class Client:
 
     def list_raw(self, kind: str | type[Resource], name: str = "", selector: str = "") -> Iterator[bytes]:
         """Like ``list`` (like ``get`` with ``name``), but the stored JSON, as it comes in."""
-        from milpa_ray.proto import milpa_pb2 as pb
-
-        request = pb.ListRequest(kind=calls.kind_text(kind), name=name, label_selector=selector)
+        request = calls.list_request(kind, name, selector)
         for reply in self._stream("List", request, self._to.timeout_s):
             for item in reply.objects:
                 yield item.json
@@ -147,9 +145,7 @@ class Client:
     ) -> Iterator[bytes]:
         """The log of a pod's unit (``unit`` may be left out when there is but one) or of a node's agent: the last
         ``lines`` lines or ``limit_bytes`` bytes (0: all), then with ``follow`` what comes until the unit ends."""
-        from milpa_ray.proto import milpa_pb2 as pb
-
-        request = pb.LogsRequest(name=name, unit=unit, lines=lines, limit_bytes=limit_bytes, follow=follow)
+        request = calls.logs_request(name, unit, lines=lines, limit_bytes=limit_bytes, follow=follow)
         for chunk in self._stream("Logs", request, None if follow else self._to.timeout_s):
             yield chunk.data
 
@@ -162,10 +158,8 @@ class Client:
     def dump(self, what: str = "all") -> dict[str, Any]:
         """Internal state for debugging: of ``all``, a kind, ``server`` or a controller. Secrets' values are left
         out."""
-        from milpa_ray.proto import milpa_pb2 as pb
-
         found: dict[str, Any] = {}
-        for chunk in self._stream("Dump", pb.DumpRequest(what=what), self._to.timeout_s):
+        for chunk in self._stream("Dump", calls.dump_request(what), self._to.timeout_s):
             calls.add_dump(found, chunk)
         return found
 
@@ -271,7 +265,7 @@ class Client:
             call.cancel()
 
     def _write(self, verb: str, objects: Resource | Iterable[Resource], dry_run: bool) -> Results:
-        return self._send("Write", calls.write_requests(verb, calls.as_list(objects), dry_run=dry_run))
+        return self._send("Write", calls.write_requests(verb, checks.resources(objects), dry_run=dry_run))
 
     def _send(self, method: str, requests: Iterator[Any]) -> Results:
         done: Results = []

@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from milpa_ray.client import checks
 from milpa_ray.client.results import Change, WaitFailed, WatchEvent
-from milpa_ray.errors import NotFound
+from milpa_ray.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from milpa_ray.api import Pod, PodPhase
 
 
 class PodWait:
-    """Waits for pods, named or selected by labels, to come into one of some phases."""
+    """Waits for pods, named or selected by labels, to come into one of some phases. Making it raises ``Invalid`` for
+    names, a selector or phases that are none."""
 
     def __init__(self, names: str | Iterable[str], selector: str, phases: str | Iterable[str]) -> None:
         from milpa_ray.api import PodPhase
 
-        self.names = [names] if isinstance(names, str) else list(names)
+        self.names = checks.texts("names", names)
+        self._selector = checks.text("selector", selector)
         if not self.names and not selector:
-            raise ValueError("wait needs names or a selector")
-        self._phases = {PodPhase(phase) for phase in ([phases] if isinstance(phases, str) else phases)}
-        self._selector = selector
+            raise Invalid("names: wait needs names or a selector; pass names='web' or selector='app=web'")
+        known = {phase.lower(): phase for phase in PodPhase}
+        wanted = checks.texts("phases", phases)
+        unknown = [phase for phase in wanted if phase.lower() not in known]
+        if unknown or not wanted:
+            what = f"pods have no phase {unknown[0]!r}" if unknown else "none is given"
+            raise Invalid(f"phases: {what}; they have {', '.join(PodPhase)}")
+        self._phases = {known[phase.lower()] for phase in wanted}
         self._pods: dict[str, Pod] = {}
         self._synced = False
 

@@ -7,7 +7,7 @@ from milpa_ray.api.meta import ObjectMeta
 from milpa_ray.api.pod import PodStatus
 from milpa_ray.client.results import Change, WaitFailed, WatchEvent
 from milpa_ray.client.waiting import PodWait
-from milpa_ray.errors import NotFound
+from milpa_ray.errors import Invalid, NotFound
 
 SYNCED = WatchEvent(Change.SYNCED)
 
@@ -39,9 +39,9 @@ def test_what_is_not_there_is_said_at_once() -> None:
         PodWait("a", "", "Running").feed(SYNCED)
     with pytest.raises(NotFound, match="no pod matches 'x=y'"):
         PodWait((), "x=y", "Running").feed(SYNCED)
-    with pytest.raises(ValueError, match="needs names or a selector"):
+    with pytest.raises(Invalid, match="needs names or a selector"):
         PodWait((), "", "Running")
-    with pytest.raises(ValueError, match="Walking"):
+    with pytest.raises(Invalid, match="phases: pods have no phase 'Walking'; they have Waiting, "):
         PodWait("a", "", "Walking")
 
 
