@@ -83,6 +83,42 @@ def test_a_parent_and_its_children(cluster: Cluster) -> None:
         assert ("orphan" in str(marked).lower()) is orphan
 
 
+def test_many_of_a_kind_are_counted_unless_wanted_one_by_one(cluster: Cluster) -> None:
+    def fill(number: int) -> None:
+        cluster.put(*(stored("Secret", f"s{number:02}", metadata={"labels": {"a": "b"}}) for number in range(number)))
+
+    fill(21)
+    ran = cluster.milpactl("delete", "secrets", "--all")
+    assert (ran.code, ran.out, ran.err) == (0, "21 secrets deleted\n", "")
+    assert cluster.names("Secret") == []
+    for flags, line in ((("-v",), "secret/s20 deleted"), (("-o", "name"), "secret/s20")):
+        fill(21)
+        ran = cluster.milpactl("delete", "secrets", "--all", *flags)
+        lines = ran.out.splitlines()
+        assert (ran.code, len(lines), max(lines)) == (0, 21, line)
+    fill(20)  # few enough to be named
+    assert len(cluster.milpactl("delete", "secrets", "--all").out.splitlines()) == 20
+
+
+def test_many_that_do_not_end_are_counted_too(cluster: Cluster) -> None:
+    cluster.put(*(running_pod(f"p{number:02}") for number in range(21)))
+    ran = cluster.milpactl("delete", "pods", "-l", "app=web", "--no-wait")
+    assert (ran.code, ran.out) == (0, "21 pods deletion requested\n")
+    ran = cluster.milpactl("delete", "pods", "-l", "app=web", "--timeout", "0")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.count("is still there") == 20
+    assert ran.err.endswith("Error: and 1 more are still there\n")
+
+
+def test_what_is_refused_for_one_reason_is_said_once(cluster: Cluster) -> None:
+    cluster.put(*(stored("Event", f"e{number:02}", status="x") for number in range(3)))
+    ran = cluster.milpactl("delete", "events", "--all")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "Error: event/e00 and 2 more events: events can't be deleted: events are written by Milpa\n"
+    assert len(cluster.milpactl("delete", "events", "--all", "-v").err.splitlines()) == 3
+    assert cluster.milpactl("delete", "event", "e00").err.startswith("Error: event/e00: events can't be deleted: ")
+
+
 def test_a_node_counts_as_gone_once_its_instance_is(cluster: Cluster) -> None:
     cluster.put(stored("Node", "n1", status={"phase": "Terminated"}))
     ran = cluster.milpactl("delete", "node", "n1")
