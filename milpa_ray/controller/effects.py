@@ -7,7 +7,9 @@ sees it. At most one effect of a verb per node is under way, and a bounded numbe
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 from milpa_ray.api.pod import Pod
 from milpa_ray.controller.links import AgentLink
@@ -42,7 +44,7 @@ class EffectRunner:
         self._saver = saver
         # One bound per verb, so that stops that wait out their grace do not hold up dispatches.
         self._slots = {verb: asyncio.Semaphore(limits.effects_in_flight) for verb in VERBS}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
     def start(self, effect: Effect, link: AgentLink, pod: Pod | None, done: Callable[[str], None]) -> None:
         """Starts the effect unless its verb is busy on that link; ``done`` is told the node's name at the end."""
@@ -50,12 +52,22 @@ class EffectRunner:
             return
         link.busy.add(effect.verb)
         task = asyncio.create_task(self._run(effect, link, pod, done), name=f"{effect.verb}-{effect.node}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[effect.node].add(task)
+        task.add_done_callback(partial(self._ended, effect.node))
+
+    def _ended(self, node_name: str, task: asyncio.Task[None]) -> None:
+        self._tasks[node_name].discard(task)
+        if not self._tasks[node_name]:
+            del self._tasks[node_name]
+
+    def give_up(self, node_name: str) -> None:
+        """The node is no longer ours: its effects make no further call."""
+        for task in self._tasks.get(node_name, ()):
+            task.cancel()
 
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        for node_name in self._tasks:
+            self.give_up(node_name)
 
     async def _run(self, effect: Effect, link: AgentLink, pod: Pod | None, done: Callable[[str], None]) -> None:
         try:

@@ -1,11 +1,14 @@
 """A shard: owns a range of slots and keeps its pods and their nodes in step with the store.
 
 ``Shard`` lives one incarnation after another: it joins under its lasting id with a fresh uuid and a lease, waits until
-the map lists it, and serves its range with ``SlotRange`` until the lease is lost or the map leaves it out.
+the map lists it, and serves its range with ``SlotRange`` until the lease is lost or the map leaves it out. It
+follows the map version by version; after one that it has missed, others may have served its slots meanwhile, so it
+serves them as if they were new.
 """
 
 import asyncio
 import logging
+from collections import deque
 from typing import Any
 
 from milpa_ray.controller.committing import Deposed, Lease
@@ -31,6 +34,8 @@ class Shard:
         self._id = shard_id
         self.incarnation = ""
         self.range: SlotRange | None = None
+        self._version = 0
+        """The map's version that ``range`` follows."""
 
     async def run(self) -> None:
         """Serves for ever; the outermost loop, and the only one that catches everything."""
@@ -66,8 +71,10 @@ class Shard:
         """Follows the map and serves what it gives this incarnation."""
         deps = self._deps
         changed = asyncio.Event()
+        maps: deque[Versioned[ShardMap] | None] = deque()
 
-        def on_map(_key: str, _before: object, _after: object) -> None:
+        def on_map(_key: str, _before: object, after: Versioned[ShardMap] | None) -> None:
+            maps.append(after)
             changed.set()
 
         def decode(key: str, value: bytes) -> ShardMap | None:
@@ -87,7 +94,8 @@ class Shard:
             while True:
                 await changed.wait()
                 changed.clear()
-                serving = await self._follow(view.items.get(deps.keys.map), serving, tasks)
+                while maps:
+                    serving = await self._follow(maps.popleft(), serving, tasks)
                 if serving is not None:
                     backoff.reset()
 
@@ -97,8 +105,10 @@ class Shard:
         """Brings what is served in line with the map; the serving task after it."""
         entry = item.obj.entry(self._id, self.incarnation) if item is not None else None
         token = Token(item.obj.term, item.revision) if item is not None else Token(0, 0)
-        if entry is not None and self.range is not None and self.range.covers(entry):
-            self.range.renew(token)
+        followed, self._version = self._version, item.obj.version if item is not None else 0
+        if entry is not None and self.range is not None and self._version == followed + 1:
+            self.range.renew(entry, token)
+            log.info("shard %s goes on with slots %d to %d under %s", self._id, entry.low, entry.high - 1, token)
             return serving
         if serving is not None:
             self.range = None

@@ -1,8 +1,11 @@
-"""Serves one range of slots under one token: view, passes, agent links and effects.
+"""Serves one range of slots under the owner's token: view, passes, agent links and effects.
 
 A pass takes the cases in which something changed, plans them, commits the plan in as few transactions as possible, and
 starts what the stored records ask of agents. The next pass starts only when the commit's outcome has been taken over.
 Effects are started only for cases that had nothing to write: they act on records, not on hopes.
+
+When the map is rewritten the range goes on under the new token with what stays its own. No pass starts until what is
+new has been read.
 """
 
 import asyncio
@@ -45,7 +48,7 @@ CONFLICT_PAUSE_S = 0.05
 
 
 class SlotRange:
-    """Serves the slots of ``entry`` from ``run`` until it is cancelled."""
+    """Serves the slots of ``entry``, or of a later one of the same incarnation, from ``run`` until it is cancelled."""
 
     def __init__(self, deps: ShardDeps, entry: ShardEntry, token: Token) -> None:
         self._deps = deps
@@ -86,17 +89,16 @@ class SlotRange:
 
     # ------------------------------------------------------------ ownership
 
-    def covers(self, entry: ShardEntry) -> bool:
-        """Whether ``entry`` is what is served here already."""
-        return (entry.low, entry.high, entry.incarnation) == (
-            self._entry.low,
-            self._entry.high,
-            self._entry.incarnation,
-        )
+    def renew(self, entry: ShardEntry, token: Token) -> None:
+        """The map was rewritten and gives this incarnation ``entry``: goes on under its token.
 
-    def renew(self, token: Token) -> None:
-        """The map was rewritten and still gives us this range: go on under its token."""
+        What left is let go before this returns: links are closed and effects given up, since the new token, which the
+        new owner has too, would not keep them from contradicting it. What stays keeps its link; its agent hears of the
+        token by the next call. That is soon enough: nobody else has owned it since our hello.
+        """
+        self._entry = entry
         self._token = token
+        self._view.move(self._deps.keys.slots(entry.low, entry.high))
         self._renewed.set()
 
     def _on_stale(self, error: StaleToken) -> None:
@@ -128,6 +130,7 @@ class SlotRange:
             self._nodes_of[pod_name].discard(node.name)
             if not self._nodes_of[pod_name]:
                 del self._nodes_of[pod_name]
+            self._effects.give_up(node.name)
         else:
             self._nodes[node.name] = Versioned(item.key, node, item.revision)
             self._nodes_of[pod_name].add(node.name)
@@ -158,10 +161,11 @@ class SlotRange:
                 tasks.create_task(self._saver.run())
                 tasks.create_task(self._sweep())
                 tasks.create_task(self._watch_deposed())
-                await self._view.synced.wait()
                 await self._capacity.synced.wait()
                 while True:
-                    await self._pass(await self._agenda.take(PASS_CASES))
+                    names = await self._agenda.take(PASS_CASES)
+                    await self._view.synced.wait()
+                    await self._pass(names)
         finally:
             self._effects.close()
             self._links.close()

@@ -123,11 +123,14 @@ class Invariants:
             self._own_slots(process, txn, newest)
 
     def _own_slots(self, process: SimProcess, txn: Txn, newest: bytes) -> None:
-        own = [entry for entry in json.loads(newest)["shards"] if entry["incarnation"] in process.identities]
         for op in txn.ops:
-            parsed = self.keys.parse(op.key)
-            if parsed and parsed.slot >= 0 and not any(e["low"] <= parsed.slot < e["high"] for e in own):
+            if not self._owns(process, op.key, newest):
                 self.fail(f"{process} wrote {op.key}, which lies in another shard's slots")
+
+    def _owns(self, process: SimProcess, key: str, shard_map: bytes) -> bool:
+        parsed = self.keys.parse(key)
+        own = [entry for entry in json.loads(shard_map)["shards"] if entry["incarnation"] in process.identities]
+        return parsed is None or parsed.slot < 0 or any(e["low"] <= parsed.slot < e["high"] for e in own)
 
     def _needs_no_fence(self, op: object) -> bool:
         key = getattr(op, "key", "")
@@ -292,6 +295,10 @@ class Invariants:
         known = self.maps.get(token.revision)
         if known is None or not _listed(process, known):
             self.fail(f"{process} called {verb} with token {token}, which was never its own")
+        elif process.role == "shard":
+            key = next((k for k, node in self.nodes.items() if node.status.instance_id == machine.instance.id), "")
+            if not self._owns(process, key, known):
+                self.fail(f"{process} called {verb} on {machine.instance.id}, which is another shard's under {token}")
         if token < self.tokens.get(machine.instance.id, NO_TOKEN) and verb != "stop":
             self.fail(f"{machine.instance.id} carried out {verb} for the deposed {process}")
         self.tokens[machine.instance.id] = max(token, self.tokens.get(machine.instance.id, NO_TOKEN))

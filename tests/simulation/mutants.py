@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from milpa_ray.api.pod import Pod, PodPhase
-from milpa_ray.controller import batches, cloud_duties, collector, leadership, links, slot_range
+from milpa_ray.controller import batches, cloud_duties, collector, leadership, links, slot_range, view
 from milpa_ray.errors import CloudUnavailable, NoCapacity
 from milpa_ray.planner import launches, nodes, pods
 from milpa_ray.planner.snapshot import Draft
@@ -197,6 +197,12 @@ def agent_called_with_an_old_token() -> list[Patch]:
         real(self, links.LinkDeps(**{s: getattr(deps, s) for s in deps.__slots__} | {"token": token}), node)
 
     return [mock.patch.object(links.AgentLink, "__init__", init)]
+
+
+@mutant
+def slots_that_left_are_still_served() -> list[Patch]:
+    """A shard whose range has changed drops nothing of what is now another's."""
+    return [mock.patch.object(view.KeyView, "_covers", return_value=True)]
 
 
 @mutant

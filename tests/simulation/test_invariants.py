@@ -190,6 +190,16 @@ def test_call_with_a_token_never_held_is_caught():
     breaks(steps, "never its own")
 
 
+def test_call_on_anothers_node_is_caught():
+    async def steps(hand: Hand) -> None:
+        (instance_id,) = await hand.launch("one")
+        await hand.write(hand.put(a_node("n1", NodePhase.CLAIMED, instance=instance_id)))
+        await hand.own(0, 1)
+        await hand.dispatch(instance_id, a_pod())
+
+    breaks(steps, "another shard's")
+
+
 def test_launch_sent_again_with_changes_is_caught():
     async def steps(hand: Hand) -> None:
         await hand.launch("t", 1)

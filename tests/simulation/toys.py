@@ -75,8 +75,12 @@ class Hand:
 
     async def own_all(self, incarnation: str = "hand") -> None:
         """Enters the map as the only shard."""
+        await self.own(0, 1024, incarnation)
+
+    async def own(self, low: int, high: int, incarnation: str = "hand") -> None:
+        """Enters the map as the only shard, with these slots."""
         self.ports.process.identities.add(incarnation)
-        entry = {"id": "0", "incarnation": incarnation, "low": 0, "high": 1024}
+        entry = {"id": "0", "incarnation": incarnation, "low": low, "high": high}
         known = await self.ports.store.get(self.keys.map)
         value = json.dumps({"term": 1, "coordinator": "", "shards": [entry]}).encode()
         compare = Compare(self.keys.map, known.mod_revision if known else 0)
