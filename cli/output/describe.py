@@ -232,7 +232,8 @@ def _service(obj: Document, _now: datetime) -> list[Line]:
     spec = obj.get("spec", {})
     balancer = obj.get("status", {}).get("loadBalancer") or {}
     ports = [
-        f"{p.get('name') or '-'} {p.get('port')}/{p.get('protocol', 'TCP')} to {p.get('targetPort') or p.get('port')}"
+        f"{p.get('port')}/{p.get('protocol', 'TCP')} to {p.get('targetPort') or p.get('port')}"
+        + (f" ({p['name']})" if p.get("name") else "")
         for p in spec.get("ports", ())
     ]
     return _given(

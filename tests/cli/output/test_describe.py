@@ -81,6 +81,16 @@ def test_unit_states(state: dict[str, Any], text: str) -> None:
     assert f"    State:             {text}\n" in description(pod, None, NOW)
 
 
+def test_the_ports_of_a_service_are_named_where_they_have_a_name() -> None:
+    ports = [{"port": 80, "targetPort": 8080, "name": "http"}]
+    assert "Ports:                 80/TCP to 8080 (http)\n" in description(
+        stored("Service", "s", spec={"ports": ports}), None, NOW
+    )
+    assert "Ports:                 53/UDP to 53\n" in description(
+        stored("Service", "s", spec={"ports": [{"port": 53, "protocol": "UDP"}]}), None, NOW
+    )
+
+
 def test_why_a_pod_waits_is_said() -> None:
     pod = stored("Pod", "p", status={"reason": "NoInstanceType", "message": "largest memory is 24 TiB\x1b[0m"})
     text = description(pod, None, NOW)
