@@ -6,11 +6,14 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from cli.reporting import CommandFailed, note, report
+
+if TYPE_CHECKING:
+    from milpa_ray.paths import Home
 
 app = typer.Typer(
     name="milpa",
@@ -61,7 +64,7 @@ def up(
     """Start everything, and wait until it is ready. Pods that ran before are taken over as they are."""
     from shards.doctor import require
     from shards.installation import Installation
-    from shards.layout import UpOptions, make_home
+    from shards.layout import UpOptions, load_options, make_home
 
     where = _home(home)
     scaling = str(autoscaling_config.expanduser().absolute()) if autoscaling_config else ""
@@ -74,18 +77,28 @@ def up(
     require(installation)
     if not installation.up(progress):
         note("Milpa is up already.")
+        _say_ignored(options.ignored(load_options(where)))
         return
     port = installation.settings.controllers.api_port
     note(f"Milpa is up after {time.monotonic() - began:.1f} s; the API is at port {port}, logs are in {where.log}.")
+
+
+def _say_ignored(flags: list[str]) -> None:
+    if flags:
+        for flag in flags:
+            note(f"  {flag}")
+        note("To apply other flags: 'milpa stop', then 'milpa up' with them. Pods go on running meanwhile.")
 
 
 @app.command()
 def stop(home: HomeDir = None) -> None:
     """End the controllers. Instances and their pods go on; 'milpa up' takes them over."""
     from shards.installation import Installation
+    from shards.layout import was_up
 
-    Installation.found(_home(home)).stop(progress)
-    note("Milpa is stopped.")
+    where = _home(home)
+    Installation.found(where).stop(progress)
+    note("Milpa is stopped." if was_up(where) else f"{_never(where)} There was nothing to stop.")
 
 
 @app.command()
@@ -95,9 +108,14 @@ def down(
 ) -> None:
     """End and remove everything of Milpa on this machine, pods included. Data is kept."""
     from shards.installation import Installation
+    from shards.layout import was_up
 
     where = _home(home)
+    known = was_up(where)
     Installation.found(where).down(progress, delete_data=delete_data)
+    if not known:
+        note(f"{_never(where)} There was nothing to take down.")
+        return
     kept = "" if delete_data else f" Its data stays in {where.root}."
     note(f"Nothing of Milpa runs here any more.{kept}")
 
@@ -156,12 +174,21 @@ def status(
     from cli.milpa_tables import show_status
     from shards.foreground import state_of
     from shards.installation import Installation
+    from shards.layout import was_up
 
     _check_output(output)
-    parts = state_of(Installation.found(_home(home)))
+    where = _home(home)
+    if not was_up(where):
+        show_status([], output)
+        raise CommandFailed(f"{_never(where)} Start it with 'milpa up', or name another home (--home or MILPA_HOME)")
+    parts = state_of(Installation.found(where))
     show_status(parts, output)
     if not all(part.ok for part in parts):
         raise CommandFailed("Milpa is not up: start it with 'milpa up'")
+
+
+def _never(home: "Home") -> str:
+    return f"Milpa was never started in {home.root}."
 
 
 def _check_output(output: str) -> None:

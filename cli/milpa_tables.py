@@ -37,6 +37,8 @@ def show_status(parts: Sequence[Part], output: str) -> None:
     if output == "json":
         write(json.dumps([asdict(part) for part in parts], indent=2) + "\n")
         return
+    if not parts:
+        return
     rows = [["NAME", "OK", "PROCESS", "STATE"]]
     rows += [[part.name, "yes" if part.ok else "NO", str(part.pid or ""), part.detail] for part in parts]
     write(table(rows))

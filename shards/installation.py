@@ -65,7 +65,8 @@ class Installation:
     # ------------------------------------------------------------ up
 
     def up(self, progress: Progress = _silent) -> bool:
-        """Brings up what does not run, and waits until all is ready. False when all was up already.
+        """Brings up what does not run, and waits until all is ready. False when all was up already, be it with other
+        options than these: those of ``found`` are the ones that count then.
 
         Raises:
             MilpaError: it failed; what this call has started is ended again.
@@ -74,7 +75,7 @@ class Installation:
             progress(f"wrote {self.home.server_yml}")
         with locked(self.home):
             settings = self.settings
-            if self.is_up():
+            if self._runs_otherwise() or self.is_up():
                 return False
             save_options(self.home, self.options)
             undo: list[Callable[[], object]] = []
@@ -183,6 +184,14 @@ class Installation:
         with self.ray.connected():
             wanted = {spec.config.name for spec in self._specs(self.settings, hosts())}
             return wanted <= {status.name for status in statuses() if status.ready}
+
+    def _runs_otherwise(self) -> bool:
+        """Whether all is up with other options: bringing it up with these would leave half of each."""
+        running = Installation.found(self.home)
+        try:
+            return running.options != self.options and running.is_up()
+        except MilpaError:  # its settings are gone or wrong by now
+            return False
 
     def watch(self, ended: threading.Event, progress: Progress = _silent) -> None:
         """Keeps the daemons running until ``ended`` is set. Controllers are Ray's to restart."""

@@ -32,6 +32,32 @@ class UpOptions:
     ray_port: int = 0
     autoscaling_config: str = ""
 
+    def ignored(self, running: "UpOptions") -> list[str]:
+        """What of these has no effect on a Milpa that was brought up with ``running``, a line each for its user."""
+        usual, found = UpOptions(), []
+        for name, flag in FLAGS.items():
+            given, runs = getattr(self, name), getattr(running, name)
+            if given == runs:
+                continue
+            now = "without it" if runs == getattr(usual, name) else f"with {_spelled(flag, runs)}"
+            asked = _spelled(flag, given) if given != getattr(usual, name) else ""
+            found.append(f"{asked} is ignored: Milpa runs {now}" if asked else f"Milpa runs {now}, as it was started")
+        return found
+
+
+FLAGS = {
+    "config_file": "--config",
+    "tls": "--disable-tls",
+    "node_ip": "--node-ip",
+    "ray_port": "--ray-port",
+    "autoscaling_config": "--autoscaling-config",
+}
+"""The flag of ``milpa up`` that sets each option."""
+
+
+def _spelled(flag: str, value: str | int) -> str:
+    return flag if isinstance(value, bool) else f"{flag} {value}"
+
 
 def make_home(home: Home) -> bool:
     """Makes the folders, and ``server.yml`` when there is none; whether it was made.
@@ -63,6 +89,11 @@ def read_settings(home: Home, config_file: Path) -> Settings:
         Invalid: with all errors of the file.
     """
     return load_settings(config_file, {**os.environ, "MILPA_HOME": str(home.root)})
+
+
+def was_up(home: Home) -> bool:
+    """Whether Milpa was ever brought up there, and its state has not been deleted since."""
+    return _options_file(home).exists()
 
 
 def save_options(home: Home, options: UpOptions) -> None:

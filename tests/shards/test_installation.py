@@ -71,7 +71,11 @@ def test_all_parts_are_ready_and_up_again_changes_nothing(milpa: Milpa) -> None:
     before = milpa.status()
     assert set(before) == {"ray", "etcd", "local cloud", "coordinator", "shard-0", "shard-1", "api-127.0.0.1"}
     assert all(part["ok"] for part in before.values())
-    assert "up already" in milpa.milpa("up").stderr
+    assert milpa.milpa("up").stderr.endswith("Milpa is up already.\n")
+    other = milpa.milpa("up", "--disable-tls", "--node-ip", "127.0.0.9")
+    assert other.returncode == 0
+    assert "--disable-tls is ignored: Milpa runs without it\n  --node-ip 127.0.0.9 is ignored" in other.stderr
+    assert "To apply other flags: 'milpa stop', then 'milpa up' with them." in other.stderr
     assert {part["pid"] for part in milpa.status().values()} == {part["pid"] for part in before.values()}
 
 

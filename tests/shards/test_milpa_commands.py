@@ -76,9 +76,15 @@ def test_failed_start_undoes_what_it_has_started(milpa: Milpa, tmp_path: Path) -
 
 
 def test_stop_down_and_status_of_what_never_ran(milpa: Milpa) -> None:
-    assert milpa.milpa("stop").returncode == 0
-    assert milpa.milpa("down").returncode == 0
-    assert milpa.milpa("status").returncode == 1
+    never = f"Milpa was never started in {milpa.home.root}."
+    for command, words in (("stop", "There was nothing to stop.\n"), ("down", "There was nothing to take down.\n")):
+        done = milpa.milpa(command)
+        assert (done.returncode, done.stderr) == (0, f"{never} {words}")
+    for home in (milpa.home.root, milpa.home.root / "none"):
+        done = milpa.milpa("status", "--home", str(home))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"Error: Milpa was never started in {home}. Start it with 'milpa up', or name")
+    assert json.loads(milpa.milpa("status", "-o", "json").stdout) == []
 
 
 def test_other_users_home_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -105,6 +111,24 @@ def test_options_are_remembered(tmp_path: Path) -> None:
     options = UpOptions("/etc/other.yml", tls=False, node_ip="192.0.2.7", ray_port=6399)
     save(home, options)
     assert load_options(home) == options
+
+
+def test_flags_that_a_running_milpa_ignores_are_told() -> None:
+    usual = UpOptions()
+    assert usual.ignored(usual) == []
+    given = UpOptions("/a.yml", tls=False, ray_port=7000)
+    assert given.ignored(usual) == [
+        "--config /a.yml is ignored: Milpa runs without it",
+        "--disable-tls is ignored: Milpa runs without it",
+        "--ray-port 7000 is ignored: Milpa runs without it",
+    ]
+    assert usual.ignored(UpOptions("/b.yml", node_ip="192.0.2.7")) == [
+        "Milpa runs with --config /b.yml, as it was started",
+        "Milpa runs with --node-ip 192.0.2.7, as it was started",
+    ]
+    assert given.ignored(UpOptions("/b.yml", tls=False, ray_port=7000)) == [
+        "--config /a.yml is ignored: Milpa runs with --config /b.yml"
+    ]
 
 
 def test_two_commands_at_once_are_refused(tmp_path: Path) -> None:
