@@ -252,6 +252,8 @@ def _retry_start(draft: Draft, pod: Pod) -> None:
         draft.set_pod(start_failures=failures)
         _fail(draft, pod, START_FAILED, f"{message} (start failure {failures})")
     else:
+        most = draft.limits.start_failures
+        draft.note(pod, "pod-start-failed", f"{message} (start failure {failures} of {most}); trying again")
         draft.set_pod(
             PodPhase.WAITING, start_failures=failures, **UNBOUND, reason="", message=f"{message}; trying again"
         )
@@ -275,6 +277,7 @@ def _again(draft: Draft, pod: Pod, reason: str, message: str) -> None:
     if pod.spec.restart_policy == RestartPolicy.NEVER:
         _fail(draft, pod, reason, message)
     else:
+        draft.note(pod, "pod-node-lost", f"{message} (node {pod.status.bound_node_name}); it gets another node")
         draft.set_pod(PodPhase.WAITING, **UNBOUND, reason=reason, message=message)
 
 

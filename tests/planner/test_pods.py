@@ -175,6 +175,12 @@ def test_start_failures_are_counted_and_bounded(policy: str, failures: int, phas
     assert after is not None
     assert (after.status.phase, after.status.start_failures) == (phase, failures + 1)
     assert "ErrImagePull: gone" in after.status.message
+    (told,) = [notice for notice in result.notices if notice.kind == "Pod"]
+    if phase == W:
+        words = f"unit main: ErrImagePull: gone (start failure {failures + 1} of 3); trying again"
+        assert (told.status, told.message) == ("pod-start-failed", words)
+    else:
+        assert told.status == "pod-failed"
     # A used node is never handed on.
     assert written(result)["n1"].status.phase == NodePhase.CLEANING  # type: ignore[union-attr]
 
@@ -253,8 +259,15 @@ class TestEnding:
 def test_a_lost_node_gives_the_pod_another_try_by_its_policy(policy: str, phase: PodPhase, node: object) -> None:
     pod = make_pod(R, restart_policy=RestartPolicy(policy))
     nodes = (node,) if node is not None else ()
-    after = written(plan(make_case(pod, *nodes)))["web"]  # type: ignore[arg-type]
+    result = plan(make_case(pod, *nodes))  # type: ignore[arg-type]
+    after = written(result)["web"]
     assert (after.status.phase, after.status.reason) == (phase, "NodeLost")  # type: ignore[union-attr]
+    (told,) = [notice for notice in result.notices if notice.kind == "Pod"]
+    if phase == W:
+        words = "its instance is gone (node n1); it gets another node"
+        assert (told.status, told.message) == ("pod-node-lost", words)
+    else:
+        assert told.status == "pod-failed"
     assert (after.status.bound_node_name == "") == (phase == W)  # type: ignore[union-attr]
 
 
