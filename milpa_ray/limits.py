@@ -52,7 +52,7 @@ class Limits(Model):
     launch_batch: int = Field(default=100, ge=1, le=100)
     """Most instances of one launch call (a batch and its nodes must fit one transaction)."""
     connects_in_flight: int = Field(default=64, ge=1)
-    """Agents dialled at the same time, per shard."""
+    """Agents dialled at the same time, per shard; those that a pod waits for and the others count apart."""
     effects_in_flight: int = Field(default=256, ge=1)
     """Agent calls under way at the same time, per shard."""
     retry_first_s: float = Field(default=0.2, gt=0)

@@ -36,6 +36,20 @@ REDIAL_FIRST_S = 0.05
 REDIAL_MOST_S = 5.0
 
 
+class Dialling:
+    """Bounds how many agents are dialled at the same time: ``most`` that a pod waits for, and ``most`` others, which
+    may be thousands after a restart of the owner and can wait, since their pods run all the same."""
+
+    def __init__(self, most: int) -> None:
+        self._awaited = asyncio.Semaphore(most)
+        self._others = asyncio.Semaphore(most)
+
+    def place(self, node: Node) -> asyncio.Semaphore:
+        """What to hold while this node is dialled."""
+        new = node.status.phase in (NodePhase.CREATED, NodePhase.AVAILABLE)
+        return self._awaited if new and node.status.bound_pod_name else self._others
+
+
 @dataclass(frozen=True, slots=True)
 class LinkDeps:
     """What all links of one owner share. ``enrol``: agents get certificates of their own (TLS is on).
@@ -47,7 +61,7 @@ class LinkDeps:
     token: Callable[[], Token]
     changed: Callable[[str], None]
     deposed: Callable[[StaleToken], None]
-    dialling: asyncio.Semaphore
+    dialling: Dialling
     enrol: bool
 
 
@@ -150,7 +164,7 @@ class AgentLink:
         deps = self._deps
         agent = deps.dialer.dial(AgentAddress(self.node.private_ip, identity, AGENT_PORT))
         try:
-            async with deps.dialling:
+            async with deps.dialling.place(self.node):
                 hello = await agent.hello(deps.token())
                 if hello.node_name and hello.node_name != self.node.name:
                     # The address was given to another instance; ours is gone, and the cloud will say so.

@@ -24,7 +24,7 @@ from milpa_ray.controller.committing import Deposed, commit_fenced
 from milpa_ray.controller.deps import ShardDeps
 from milpa_ray.controller.effects import EffectRunner
 from milpa_ray.controller.identifiers import make_uuid
-from milpa_ray.controller.links import LinkDeps, LinkPool
+from milpa_ray.controller.links import Dialling, LinkDeps, LinkPool
 from milpa_ray.controller.pacing import Agenda, Backoff, persist
 from milpa_ray.controller.resolving import Resolver
 from milpa_ray.controller.saving import LogSaver
@@ -76,7 +76,7 @@ class SlotRange:
                 lambda: self._token,
                 self._node_changed,
                 self._on_stale,
-                asyncio.Semaphore(deps.limits.connects_in_flight),
+                Dialling(deps.limits.connects_in_flight),
                 deps.enrol,
             )
         )
