@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any
 
 from milpa_ray.api.meta import ObjectReference
-from milpa_ray.api.node import Node
-from milpa_ray.api.pod import Pod
+from milpa_ray.api.node import Node, NodePhase
+from milpa_ray.api.pod import Pod, PodPhase
 from milpa_ray.controller.capacity import Full, decode_capacity
 from milpa_ray.controller.committing import Deposed, commit_fenced
 from milpa_ray.controller.deps import ShardDeps
@@ -32,6 +32,7 @@ from milpa_ray.controller.view import KeyView
 from milpa_ray.errors import StaleToken
 from milpa_ray.keys import prefix_end, slot_of
 from milpa_ray.planner.check import violations
+from milpa_ray.planner.choose import NO_CAPACITY
 from milpa_ray.planner.membership import ShardEntry
 from milpa_ray.planner.shard import plan_shard
 from milpa_ray.planner.snapshot import Case, CasePlan, Notice, Snapshot, Versioned
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 
 PASS_CASES = 256
 """Cases of one pass: enough to fill a few transactions, few enough that a pass takes milliseconds."""
+STARTING = frozenset({PodPhase.WAITING, PodPhase.DISPATCHING})
+"""Phases of a pod that is on its way to Running."""
+REFUSED_SPREAD_S = 0.05
+"""Between two pods that waited for capacity when some has come back."""
 CONFLICT_PAUSE_S = 0.05
 """A case whose commit met a conflict is planned again after this at the latest, if the watch brings nothing sooner."""
 
@@ -60,6 +65,7 @@ class SlotRange:
         self._nodes_of: dict[str, set[str]] = defaultdict(set)
         self._nodes: dict[str, Versioned[Node]] = {}
         self._full: frozenset[Full] = frozenset()
+        self._refused: dict[str, None] = {}
         self._passes = 0
         self._view: KeyView[Pod | Node] = KeyView(
             deps.store, deps.keys.slots(entry.low, entry.high), self._decode, self._changed, self._backoff()
@@ -121,7 +127,8 @@ class SlotRange:
         if item is None:
             return
         if isinstance(item.obj, Pod):
-            self._agenda.add(item.obj.name)
+            self._follow_refused(item.obj, there=after is not None)
+            self._agenda.add(item.obj.name, ahead=item.obj.status.phase == PodPhase.DISPATCHING)
             return
         node = item.obj
         pod_name = node.status.bound_pod_name
@@ -135,16 +142,30 @@ class SlotRange:
             self._nodes[node.name] = Versioned(item.key, node, item.revision)
             self._nodes_of[pod_name].add(node.name)
         self._links.follow(node if after is not None else None, node.name)
-        self._agenda.add(pod_name)
+        self._agenda.add(pod_name, ahead=node.status.phase == NodePhase.AVAILABLE)
 
     def _node_changed(self, node_name: str) -> None:
-        """Something was learnt about a node's agent."""
+        """Something was learnt about a node's agent. A pod that it is to start has only quick steps left before it."""
         item = self._nodes.get(node_name)
         if item is not None:
-            self._agenda.add(item.obj.status.bound_pod_name)
+            name = item.obj.status.bound_pod_name
+            pod = self._view.items.get(self._deps.keys.pod(name))
+            self._agenda.add(name, ahead=pod is not None and pod.obj.status.phase in STARTING)
 
-    def _capacity_changed(self, *_: object) -> None:
+    def _follow_refused(self, pod: Pod, *, there: bool) -> None:
+        """Remembers the pods that wait for capacity, in the order in which they were refused."""
+        if there and pod.status.phase == PodPhase.WAITING and pod.status.reason == NO_CAPACITY:
+            self._refused[pod.name] = None
+        else:
+            self._refused.pop(pod.name, None)
+
+    def _capacity_changed(self, _key: str, _before: object, after: object) -> None:
+        """Capacity that has come back is tried by the pods that wait for it one after the other: should it be little,
+        most of them find it gone again before they have launched anything."""
         self._full = frozenset(item.obj for item in self._capacity.items.values())
+        if after is None:
+            for number, name in enumerate(self._refused):
+                self._agenda.add_later(name, number * REFUSED_SPREAD_S)
 
     # ------------------------------------------------------------ passes
 
