@@ -79,6 +79,7 @@ class EffectRunner:
             link.backoffs.pop(effect.verb, None)
         except StaleToken as error:
             link.report_deposed(error)
+            await self._backoff(link, effect.verb).sleep()
         except MilpaError as error:
             log.info("%s on node %s: %s; trying again", effect.verb, effect.node, error)
             await self._backoff(link, effect.verb).sleep()

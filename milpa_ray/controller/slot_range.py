@@ -60,7 +60,7 @@ class SlotRange:
         self._entry = entry
         self._token = token
         self._renewed = asyncio.Event()
-        self._deposed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stale: asyncio.Queue[StaleToken] = asyncio.Queue(1)
         self._agenda = Agenda()
         self._nodes_of: dict[str, set[str]] = defaultdict(set)
         self._nodes: dict[str, Versioned[Node]] = {}
@@ -108,9 +108,23 @@ class SlotRange:
         self._renewed.set()
 
     def _on_stale(self, error: StaleToken) -> None:
-        """An agent knows a newer owner. With a newer token at hand ours was only late; else we are deposed."""
-        if Token(error.term, error.revision) > self._token and not self._deposed.done():
-            self._deposed.set_exception(Deposed(str(error)))
+        """An agent knows a newer owner than our call did. With a newer token at hand it was only our call that was
+        late."""
+        if Token(error.term, error.revision) > self._token and self._stale.empty():
+            self._stale.put_nowait(error)
+
+    async def _watch_stale(self) -> None:
+        """The map that made the newer owner comes to us, too, and may have left us the rest. If it does not come in
+        time we are deposed."""
+        while True:
+            error = await self._stale.get()
+            try:
+                async with asyncio.timeout(self._deps.limits.call_timeout_s):
+                    while Token(error.term, error.revision) > self._token:
+                        self._renewed.clear()
+                        await self._renewed.wait()
+            except TimeoutError:
+                raise Deposed(str(error)) from error
 
     # ------------------------------------------------------------ view
 
@@ -181,7 +195,7 @@ class SlotRange:
                 tasks.create_task(self._capacity.run())
                 tasks.create_task(self._saver.run())
                 tasks.create_task(self._sweep())
-                tasks.create_task(self._watch_deposed())
+                tasks.create_task(self._watch_stale())
                 await self._capacity.synced.wait()
                 while True:
                     names = await self._agenda.take(PASS_CASES)
@@ -190,9 +204,6 @@ class SlotRange:
         finally:
             self._effects.close()
             self._links.close()
-
-    async def _watch_deposed(self) -> None:
-        await self._deposed
 
     async def _sweep(self) -> None:
         """Looks at the cases whose agents are silent; their time-outs are the planner's."""

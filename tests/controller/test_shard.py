@@ -3,15 +3,16 @@ token by the next call."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from unittest import mock
 
 from milpa_ray.api.pod import Pod, PodPhase
+from milpa_ray.errors import StaleToken
 from milpa_ray.keys import SLOTS, slot_of
 from milpa_ray.planner.membership import ShardMap
 from milpa_ray.ports import Token
-from milpa_ray.store.port import Compare, Put, Txn
+from milpa_ray.store.port import Compare, Put, Txn, WatchBatch
 from tests.simulation.cluster import coordinator, shard
 from tests.simulation.machines import Machine
 from tests.simulation.scenario import limits
@@ -105,6 +106,10 @@ class Town:
             pod = Pod.from_json(stored.value)  # type: ignore[union-attr]
             pod = pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"generation": 2})})
             await ports.store.commit(Txn((Compare(key, stored.mod_revision),), (Put(key, pod.to_json()),)))  # type: ignore[union-attr]
+
+    def incarnation(self, shard_id: str) -> str:
+        stored = self.world.server.entries[self.world.keys.map]
+        return next(e.incarnation for e in ShardMap.from_json(stored.value).shards if e.id == shard_id)
 
     @property
     def token(self) -> Token:
@@ -205,3 +210,52 @@ def test_a_map_that_was_missed_begins_the_range_anew() -> None:
             assert town.scans == ([ports.keys.slots(0, SLOTS)] if anew else [])
 
     town.run(story)
+
+
+def meeting_a_newer_owner(map_late_s: float) -> tuple[str, str]:
+    """Shard 0 hears of a new map so late that the new owner speaks to its agents first; its incarnations before and
+    after."""
+    town = Town()
+    lived: list[str] = []
+    watch = SimStore.watch
+
+    async def late(store: SimStore, start: str, end: str, revision: int) -> AsyncIterator[WatchBatch]:
+        async for batch in watch(store, start, end, revision):
+            if store._process.name == "shard-0" and start == town.world.keys.map:
+                await asyncio.sleep(map_late_s)
+            yield batch
+
+    async def story(ports: Ports) -> None:
+        await asyncio.sleep(map_late_s)
+        town.world.place("shard-1", "shard", shard("1"))
+        lived.append(town.incarnation("0"))
+        await town.owns(s0=(0, HALF), s1=(HALF, SLOTS))
+        await town.generation_2(ports, HIGH)
+        await asyncio.sleep(map_late_s + 15.0)
+        assert refused
+        lived.append(town.incarnation("0"))
+        assert {m.pod.metadata.generation for m in town.world.machines.values() if m.pod.name in HIGH} == {2}
+
+    def fence(machine: Machine, token: Token) -> None:
+        try:
+            check(machine, token)
+        except StaleToken:
+            refused.append(token)
+            raise
+
+    refused: list[Token] = []
+    check = Machine._fence
+    with mock.patch.object(SimStore, "watch", late), mock.patch.object(Machine, "_fence", fence):
+        town.run(story)
+    assert len(refused) < 100
+    return lived[0], lived[1]
+
+
+def test_a_newer_owner_seen_before_its_map_deposes_nobody() -> None:
+    before, after = meeting_a_newer_owner(2.0)
+    assert before == after
+
+
+def test_who_does_not_hear_of_the_map_in_time_is_deposed() -> None:
+    before, after = meeting_a_newer_owner(8.0)
+    assert before != after
