@@ -1,10 +1,12 @@
 """The memory of launches that failed for lack of capacity: records that expire with their lease.
 
-The coordinator writes them with the failure; every shard reads them, so that the next choice avoids what is full.
+The coordinator writes them with the failure, and removes one early when an instance of its kind has ended; every shard
+reads them, so that the next choice avoids what is full.
 """
 
 import json
 
+from milpa_ray.api.node import Node
 from milpa_ray.keys import Keys
 from milpa_ray.planner.launches import LaunchGroup
 from milpa_ray.ports import LaunchCall
@@ -17,8 +19,18 @@ Full = tuple[bool, str, str]
 def capacity_put(keys: Keys, call: LaunchCall | LaunchGroup, lease: int) -> Put:
     """The record that this kind of launch has just failed."""
     full: Full = (call.spot, call.instance_type, call.zone)
-    name = f"{'spot' if call.spot else 'on-demand'}.{call.instance_type}.{call.zone}"
-    return Put(keys.prefix("capacity") + name, json.dumps(full).encode(), lease)
+    return Put(capacity_key(keys, full), json.dumps(full).encode(), lease)
+
+
+def capacity_key(keys: Keys, full: Full) -> str:
+    """Where it is recorded."""
+    spot, instance_type, zone = full
+    return keys.prefix("capacity") + f"{'spot' if spot else 'on-demand'}.{instance_type}.{zone}"
+
+
+def given_back(node: Node) -> Full:
+    """What there is room for again once the node's instance has ended."""
+    return node.spec.spot, node.spec.instance_type, node.spec.placement.availability_zone
 
 
 def decode_capacity(_key: str, value: bytes) -> Full:

@@ -13,6 +13,7 @@ from typing import Any
 from milpa_ray.api.meta import ObjectReference
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.controller.batches import Batches
+from milpa_ray.controller.capacity import Full, capacity_key, decode_capacity, given_back
 from milpa_ray.controller.committing import commit_fenced
 from milpa_ray.controller.deps import CoordinatorDeps
 from milpa_ray.controller.leadership import Leadership
@@ -31,7 +32,7 @@ from milpa_ray.planner.launches import (
 from milpa_ray.planner.snapshot import Versioned
 from milpa_ray.ports import InstanceState
 from milpa_ray.store.group import GroupOutcome, Verdict, WriteGroup
-from milpa_ray.store.port import Compare, Op, Put
+from milpa_ray.store.port import Compare, Delete, Op, Put
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,10 @@ class CloudDuties:
         objects = deps.keys.objects
         self._view: KeyView[Node] = KeyView(
             deps.store, (objects, prefix_end(objects)), self._decode, self._on_node, self._backoff()
+        )
+        capacity = deps.keys.prefix("capacity")
+        self._full: KeyView[Full] = KeyView(
+            deps.store, (capacity, prefix_end(capacity)), decode_capacity, lambda *_: None, self._backoff()
         )
         self._batches = Batches(deps, leadership, cluster_uuid, self.commit, self._changed)
 
@@ -122,12 +127,22 @@ class CloudDuties:
             return
         groups = [WriteGroup((Compare(old.key, old.revision),), _puts([(old.key, new)])) for old, new in changes]
         outcomes = await self.commit(groups, [[(old.key, new)] for old, new in changes])
-        for (old, new), outcome in zip(changes, outcomes, strict=True):
-            if (
-                outcome.verdict == Verdict.COMMITTED
-                and new.status.phase == NodePhase.TERMINATED != old.obj.status.phase
-            ):
-                self._record(new, "node-terminated", new.status.message)
+        ended = [
+            new
+            for (old, new), outcome in zip(changes, outcomes, strict=True)
+            if outcome.verdict == Verdict.COMMITTED and new.status.phase == NodePhase.TERMINATED != old.obj.status.phase
+        ]
+        for node in ended:
+            self._record(node, "node-terminated", node.status.message)
+        await self._forget_full(ended)
+
+    async def _forget_full(self, ended: list[Node]) -> None:
+        """An instance that has ended leaves room for one of its kind, so that a pod which waits for it need not wait
+        until the memory of the failed launch fades. Should the room be gone again, that costs one launch that fails."""
+        back = {capacity_key(self._deps.keys, given_back(node)) for node in ended if node.status.instance_id}
+        known = sorted(back & self._full.items.keys())
+        if known:
+            await self.commit([WriteGroup((), (Delete(key),)) for key in known], [[] for _ in known])
 
     def _record(self, node: Node, status: str, message: str = "") -> None:
         self._deps.recorder.record(ObjectReference(kind="Node", name=node.name, uid=node.uid), status, message)
@@ -138,6 +153,7 @@ class CloudDuties:
         """Does the duties until cancelled or deposed."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._view.run())
+            tasks.create_task(self._full.run())
             tasks.create_task(self._batches.run())
             await self._view.synced.wait()
             await self._batches.synced()

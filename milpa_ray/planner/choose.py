@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from milpa_ray.api.pod import Pod, SpotPolicy
 from milpa_ray.planner.catalogue import Catalogue
 
+NO_CAPACITY = "InsufficientInstanceCapacity"
+"""Reason of a Waiting pod for which all that would fit was full a moment ago."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offers:
@@ -84,7 +87,7 @@ def _choose_one(pod: Pod, offers: Offers) -> Choice | Refusal:
             if (spot, wanted, candidate) not in offers.full:
                 return Choice(wanted, candidate, spot, price)
     return Refusal(
-        "InsufficientInstanceCapacity",
+        NO_CAPACITY,
         f"the cloud had no {'spot ' if spots == (True,) else ''}{wanted} in {zone or 'any zone'} a moment ago; "
         "trying again shortly",
         temporary=True,
