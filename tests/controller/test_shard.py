@@ -234,7 +234,8 @@ def meeting_a_newer_owner(map_late_s: float) -> tuple[str, str]:
         await asyncio.sleep(map_late_s + 15.0)
         assert refused
         lived.append(town.incarnation("0"))
-        assert {m.pod.metadata.generation for m in town.world.machines.values() if m.pod.name in HIGH} == {2}
+        held = [machine.pod for machine in town.world.machines.values() if machine.pod is not None]
+        assert {pod.metadata.generation for pod in held if pod.name in HIGH} == {2}
 
     def fence(machine: Machine, token: Token) -> None:
         try:
