@@ -5,11 +5,14 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from milpa_ray.controller.pacing import Backoff
 from milpa_ray.controller.view import KeyView
+from milpa_ray.store.connection import EtcdConfig
+from milpa_ray.store.etcd import EtcdStore
 from milpa_ray.store.memory import MemoryStore
 from milpa_ray.store.port import Delete, Entry, Op, Page, Put, Txn
 from tests.waiting import eventually
@@ -287,3 +290,40 @@ async def test_a_view_may_move_before_it_runs() -> None:
     assert made.known == "12"
     task.cancel()
     await asyncio.wait([task])
+
+
+@pytest.mark.integration
+async def test_a_view_moves_over_a_real_etcd(etcd_endpoint: str) -> None:
+    store = EtcdStore(EtcdConfig((etcd_endpoint,)))
+    root = "/test-view-moves/"
+
+    async def put(n: int) -> int:
+        ops = tuple(Put(f"{root}{name}", written({"n": n})[0]) for name in range(10))
+        return (await store.commit(Txn(ops=ops))).revision
+
+    await put(0)
+
+    def caught_up(revision: int) -> bool:
+        return view.synced.is_set() and view.revision >= revision
+
+    view: KeyView[Record] = KeyView(
+        store,
+        (f"{root}3", f"{root}6"),
+        lambda _key, value: json.loads(value),
+        lambda *_: None,
+        Backoff(random.Random(1), 0.01, 0.1),
+    )
+    task = asyncio.create_task(view.run())
+    try:
+        for n, (low, high) in enumerate(((3, 6), (1, 5), (0, 9), (8, 9), (2, 7)), start=1):
+            view.move((f"{root}{low}", f"{root}{high}"))
+            if n % 2:
+                await view.synced.wait()
+            revision = await put(n)
+            await eventually(partial(caught_up, revision))
+            found = {int(key.removeprefix(root)): item.obj["n"] for key, item in view.items.items()}
+            assert found == dict.fromkeys(range(low, high), n)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await store.close()
