@@ -7,6 +7,7 @@ their instances (or their end); until then every leader makes the same call agai
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from milpa_ray.api.meta import ObjectReference
@@ -16,7 +17,7 @@ from milpa_ray.controller.committing import Deposed
 from milpa_ray.controller.deps import CoordinatorDeps
 from milpa_ray.controller.identifiers import make_uuid
 from milpa_ray.controller.leadership import Leadership
-from milpa_ray.controller.pacing import Backoff
+from milpa_ray.controller.pacing import Backoff, persist
 from milpa_ray.controller.view import KeyView
 from milpa_ray.errors import LaunchRejected, MilpaError, NoCapacity, Terminal
 from milpa_ray.keys import prefix_end
@@ -36,6 +37,7 @@ CALLS_IN_FLIGHT = 4
 
 Commit = Callable[[list[WriteGroup], list[list[tuple[str, Node]]]], Awaitable[list[GroupOutcome]]]
 Answer = Sequence[Instance] | Terminal
+Opening = tuple[Batch, WriteGroup]
 
 
 class Batches:
@@ -58,25 +60,27 @@ class Batches:
         self._of_node: dict[str, str] = {}
         self._answers: dict[str, Answer] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._unsure: list[Opening] = []
         self._view: KeyView[Batch] = KeyView(
             deps.store,
             (self._prefix, prefix_end(self._prefix)),
             lambda _key, value: Batch.from_json(value),
             self._on_batch,
-            Backoff(deps.rng, deps.limits.retry_first_s, deps.limits.retry_max_s),
+            self._backoff(),
         )
+
+    def _backoff(self) -> Backoff:
+        return Backoff(self._deps.rng, self._deps.limits.retry_first_s, self._deps.limits.retry_max_s)
 
     def _on_batch(self, _key: str, before: Versioned[Batch] | None, after: Versioned[Batch] | None) -> None:
         if before is not None:
-            for name in before.obj.nodes:
-                if self._of_node.get(name) == before.obj.token:
-                    del self._of_node[name]
+            self._let_go(before.obj)
         if after is not None:
             self._of_node.update(dict.fromkeys(after.obj.nodes, after.obj.token))
         self._changed.set()
 
     def holds(self, node_name: str) -> bool:
-        """Whether the node is in an open batch."""
+        """Whether the node is in an open batch, or in one that may have been opened."""
         return node_name in self._of_node
 
     async def synced(self) -> None:
@@ -97,7 +101,9 @@ class Batches:
             Deposed
         """
         room = CALLS_IN_FLIGHT - len(self._calls)
-        if room > 0:
+        if self._unsure:
+            await self._record(self._unsure)
+        elif room > 0:
             waiting = [n for n in creating if not n.obj.spec.terminate and n.obj.name not in self._of_node]
             await self._open(plan_launches(waiting, self._deps.limits.launch_batch)[:room])
         for item in list(self._view.items.values()):
@@ -120,15 +126,39 @@ class Batches:
             )
             for b, group in zip(batches, groups, strict=True)
         ]
-        puts = [op for write in writes for op in write.ops if isinstance(op, Put)]
-        with self._view.writing({put.key: (put.value, batch) for put, batch in zip(puts, batches, strict=True)}):
-            outcomes = await self._commit(writes, [[] for _ in writes])
-        for batch, outcome in zip(batches, outcomes, strict=True):
-            if outcome.verdict == Verdict.COMMITTED:
-                self._view.apply(self._prefix + batch.token, batch, outcome.revision)
-            else:
-                # Its nodes were changed meanwhile, or nobody knows; what is true comes by the watch.
-                asyncio.get_running_loop().call_later(self._deps.limits.retry_first_s, self._changed.set)
+        for batch in batches:
+            self._of_node.update(dict.fromkeys(batch.nodes, batch.token))
+        await self._record(list(zip(batches, writes, strict=True)))
+
+    async def _record(self, openings: list[Opening]) -> None:
+        """Commits openings. One that may still arrive is kept as it is, and so are its nodes: were they put into
+        another batch, both would launch them."""
+        puts = {op.key: (op.value, batch) for batch, write in openings for op in write.ops if isinstance(op, Put)}
+        self._unsure = []
+        with self._view.writing(puts):
+            outcomes = await self._commit([write for _, write in openings], [[] for _ in openings])
+            for opening, key, outcome in zip(openings, puts, outcomes, strict=True):
+                if outcome.verdict == Verdict.COMMITTED:
+                    self._view.apply(key, opening[0], outcome.revision)
+                else:
+                    await self._not_recorded(opening, key, outcome.verdict)
+
+    async def _not_recorded(self, opening: Opening, key: str, verdict: Verdict) -> None:
+        """After a conflict, or when the fence has moved, what was sent before cannot arrive any more either."""
+        asyncio.get_running_loop().call_later(self._deps.limits.retry_first_s, self._changed.set)
+        await persist(partial(self._view.reread, key), self._backoff(), f"reading {key}")
+        if key in self._view.items:
+            return  # It did arrive.
+        batch = opening[0]
+        if verdict in (Verdict.CONFLICT, Verdict.FENCED):
+            self._let_go(batch)
+        else:
+            self._unsure.append(opening)
+
+    def _let_go(self, batch: Batch) -> None:
+        for name in batch.nodes:
+            if self._of_node.get(name) == batch.token:
+                del self._of_node[name]
 
     def _launch_call(self, group: LaunchGroup) -> LaunchCall:
         token = make_uuid(self._deps.rng)
@@ -159,8 +189,7 @@ class Batches:
 
     async def _call(self, batch: Batch) -> None:
         """Makes the call until it is answered for good."""
-        limits = self._deps.limits
-        backoff = Backoff(self._deps.rng, limits.retry_first_s, limits.retry_max_s)
+        backoff = self._backoff()
         try:
             while True:
                 try:
