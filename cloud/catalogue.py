@@ -52,6 +52,7 @@ def load_catalogue(region: str) -> Catalogue:
     for row, price in enumerate(prices):
         for zone in filter(None, price[3].split(";")):
             offered[row, position[zone]] = True
+    spot = np.array([float(price[2] or "nan") for price in prices])
 
     return Catalogue(
         region=region,
@@ -73,7 +74,8 @@ def load_catalogue(region: str) -> Catalogue:
         bare_metal=np.array([flag == "1" for flag in columns[12]]),
         current_generation=np.array([flag == "1" for flag in columns[13]]),
         price_on_demand=np.array([float(price[1]) for price in prices]),
-        price_spot=np.array([float(price[2] or "nan") for price in prices]),
+        price_spot=spot,
+        price_spot_zone=np.where(offered, spot[:, None], np.nan),
         offered=offered,
     )
 

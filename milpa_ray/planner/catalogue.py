@@ -54,7 +54,10 @@ class Catalogue:
     price_on_demand: Floats
     """US dollars per hour, finite and > 0."""
     price_spot: Floats
-    """Estimate in US dollars per hour; NaN where unknown."""
+    """Of the region, an estimate, in US dollars per hour; NaN where unknown."""
+    price_spot_zone: Floats
+    """``[i, z]``: in zone z, US dollars per hour; the region's estimate where nobody told the zone's price. NaN where
+    neither is known or the zone does not have the type. Of no width where the region's zones are unknown."""
     offered: Flags
     _rows: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 

@@ -39,6 +39,7 @@ def catalogue() -> Catalogue:
         current_generation=yes,
         price_on_demand=np.array([0.0052]),
         price_spot=np.array([0.0016]),
+        price_spot_zone=np.array([[0.0016, 0.0016]]),
         offered=np.array([[True, True]]),
     )
 
