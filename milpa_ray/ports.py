@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -138,7 +139,8 @@ class AgentReport:
     """One message of the agent's watch stream: a heartbeat, or the whole status after a change.
 
     ``sequence`` counts the changes of the status since the agent started; ``units`` is None in a heartbeat that
-    repeats a known sequence. ``stopped`` as in ``Hello``.
+    repeats a known sequence. ``stopped`` as in ``Hello``. ``interruption_at``: when the cloud takes the instance back,
+    once it has said so.
     """
 
     sequence: int
@@ -147,6 +149,7 @@ class AgentReport:
     units: tuple[UnitStatus, ...] | None = None
     init_units: tuple[UnitStatus, ...] = ()
     stopped: bool = False
+    interruption_at: datetime | None = None
 
 
 class Agent(Protocol):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from milpa_ray.api.pod import Pod, UnitStatus
 from milpa_ray.ports import AgentReport, DesiredPod, RegistryLogin, Token
@@ -52,11 +53,12 @@ def report_to_wire(report: AgentReport) -> pb.Report:
         units_json=_statuses_to_json(report.units or ()) if full else b"",
         init_units_json=_statuses_to_json(report.init_units) if full else b"",
         stopped=report.stopped,
+        interruption_at=report.interruption_at.isoformat() if report.interruption_at is not None else "",
     )
 
 
 def report_from_wire(report: pb.Report) -> AgentReport:
-    """Raises ValueError when the statuses are malformed."""
+    """Raises ValueError when the statuses or the time are malformed."""
     return AgentReport(
         sequence=report.sequence,
         pod_uid=report.pod_uid,
@@ -64,6 +66,7 @@ def report_from_wire(report: pb.Report) -> AgentReport:
         units=_statuses_from_json(report.units_json) if report.units_json else None,
         init_units=_statuses_from_json(report.init_units_json) if report.init_units_json else (),
         stopped=report.stopped,
+        interruption_at=datetime.fromisoformat(report.interruption_at) if report.interruption_at else None,
     )
 
 

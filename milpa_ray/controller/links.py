@@ -116,6 +116,7 @@ class AgentLink:
             refused=self.refused,
             cleaned=self.cleaned,
             busy=busy,
+            interruption_at=report.interruption_at if report else None,
         )
 
     def dispatched(self, pod_uid: str, generation: int) -> None:

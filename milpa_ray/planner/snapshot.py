@@ -34,7 +34,7 @@ class AgentFacts:
     ``ready``: it answered our hello, so that it refuses older owners. ``silent_s``: seconds since it was last heard.
     ``pod_uid``, ``generation``, ``stopped``, ``units``, ``init_units``: its last report (``units`` is None before the
     first). ``refused``: why it refused a dispatch for good. ``cleaned``: its logs are saved. ``busy``: effects under
-    way or waiting out a back-off.
+    way or waiting out a back-off. ``interruption_at``: when the cloud takes its instance back, once it has said so.
     """
 
     ready: bool = False
@@ -48,6 +48,7 @@ class AgentFacts:
     refused: str = ""
     cleaned: bool = False
     busy: frozenset[str] = frozenset()
+    interruption_at: datetime | None = None
 
 
 UNKNOWN_AGENT = AgentFacts()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnodeagent/proto/agent.proto\x12\x0emilpa.agent.v1\"\'\n\x05Token\x12\x0c\n\x04term\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"4\n\x0cHelloRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\"x\n\nHelloReply\x12\x11\n\tnode_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07pod_uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x0f\n\x07stopped\x18\x05 \x01(\x08\x12\x10\n\x08\x65nrolled\x18\x06 \x01(\x08\"E\n\nCsrRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x11\n\tnode_name\x18\x02 \x01(\t\"\x1b\n\x08\x43srReply\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"a\n\rEnrollRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x03 \x01(\x0c\"\r\n\x0b\x45nrollReply\";\n\x05Login\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x10\n\x08password\x18\x03 \x01(\t\"\xb6\x01\n\x0f\x44ispatchRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x10\n\x08pod_json\x18\x02 \x01(\x0c\x12%\n\x06logins\x18\x03 \x03(\x0b\x32\x15.milpa.agent.v1.Login\x12\x13\n\x0b\x64ns_servers\x18\x04 \x03(\t\x12\x12\n\ndns_search\x18\x05 \x03(\t\x12\x1b\n\x13insecure_registries\x18\x06 \x03(\t\"\x0f\n\rDispatchReply\"\x0e\n\x0cWatchRequest\"}\n\x06Report\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07pod_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x12\n\nunits_json\x18\x04 \x01(\x0c\x12\x17\n\x0finit_units_json\x18\x05 \x01(\x0c\x12\x0f\n\x07stopped\x18\x06 \x01(\x08\"U\n\x0bStopRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x0f\n\x07pod_uid\x18\x02 \x01(\t\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\"\x0b\n\tStopReply\"O\n\x0bLogsRequest\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\r\n\x05lines\x18\x02 \x01(\x05\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"\x18\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xdf\x03\n\tNodeAgent\x12\x41\n\x05Hello\x12\x1c.milpa.agent.v1.HelloRequest\x1a\x1a.milpa.agent.v1.HelloReply\x12;\n\x03\x43sr\x12\x1a.milpa.agent.v1.CsrRequest\x1a\x18.milpa.agent.v1.CsrReply\x12\x44\n\x06\x45nroll\x12\x1d.milpa.agent.v1.EnrollRequest\x1a\x1b.milpa.agent.v1.EnrollReply\x12J\n\x08\x44ispatch\x12\x1f.milpa.agent.v1.DispatchRequest\x1a\x1d.milpa.agent.v1.DispatchReply\x12?\n\x05Watch\x12\x1c.milpa.agent.v1.WatchRequest\x1a\x16.milpa.agent.v1.Report0\x01\x12>\n\x04Stop\x12\x1b.milpa.agent.v1.StopRequest\x1a\x19.milpa.agent.v1.StopReply\x12?\n\x04Logs\x12\x1b.milpa.agent.v1.LogsRequest\x1a\x18.milpa.agent.v1.LogChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnodeagent/proto/agent.proto\x12\x0emilpa.agent.v1\"\'\n\x05Token\x12\x0c\n\x04term\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"4\n\x0cHelloRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\"x\n\nHelloReply\x12\x11\n\tnode_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07pod_uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x0f\n\x07stopped\x18\x05 \x01(\x08\x12\x10\n\x08\x65nrolled\x18\x06 \x01(\x08\"E\n\nCsrRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x11\n\tnode_name\x18\x02 \x01(\t\"\x1b\n\x08\x43srReply\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"a\n\rEnrollRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x03 \x01(\x0c\"\r\n\x0b\x45nrollReply\";\n\x05Login\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x10\n\x08password\x18\x03 \x01(\t\"\xb6\x01\n\x0f\x44ispatchRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x10\n\x08pod_json\x18\x02 \x01(\x0c\x12%\n\x06logins\x18\x03 \x03(\x0b\x32\x15.milpa.agent.v1.Login\x12\x13\n\x0b\x64ns_servers\x18\x04 \x03(\t\x12\x12\n\ndns_search\x18\x05 \x03(\t\x12\x1b\n\x13insecure_registries\x18\x06 \x03(\t\"\x0f\n\rDispatchReply\"\x0e\n\x0cWatchRequest\"\x96\x01\n\x06Report\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07pod_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x12\n\nunits_json\x18\x04 \x01(\x0c\x12\x17\n\x0finit_units_json\x18\x05 \x01(\x0c\x12\x0f\n\x07stopped\x18\x06 \x01(\x08\x12\x17\n\x0finterruption_at\x18\x07 \x01(\t\"U\n\x0bStopRequest\x12$\n\x05token\x18\x01 \x01(\x0b\x32\x15.milpa.agent.v1.Token\x12\x0f\n\x07pod_uid\x18\x02 \x01(\t\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\"\x0b\n\tStopReply\"O\n\x0bLogsRequest\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\r\n\x05lines\x18\x02 \x01(\x05\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"\x18\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xdf\x03\n\tNodeAgent\x12\x41\n\x05Hello\x12\x1c.milpa.agent.v1.HelloRequest\x1a\x1a.milpa.agent.v1.HelloReply\x12;\n\x03\x43sr\x12\x1a.milpa.agent.v1.CsrRequest\x1a\x18.milpa.agent.v1.CsrReply\x12\x44\n\x06\x45nroll\x12\x1d.milpa.agent.v1.EnrollRequest\x1a\x1b.milpa.agent.v1.EnrollReply\x12J\n\x08\x44ispatch\x12\x1f.milpa.agent.v1.DispatchRequest\x1a\x1d.milpa.agent.v1.DispatchReply\x12?\n\x05Watch\x12\x1c.milpa.agent.v1.WatchRequest\x1a\x16.milpa.agent.v1.Report0\x01\x12>\n\x04Stop\x12\x1b.milpa.agent.v1.StopRequest\x1a\x19.milpa.agent.v1.StopReply\x12?\n\x04Logs\x12\x1b.milpa.agent.v1.LogsRequest\x1a\x18.milpa.agent.v1.LogChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,16 +53,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISPATCHREPLY']._serialized_end=739
   _globals['_WATCHREQUEST']._serialized_start=741
   _globals['_WATCHREQUEST']._serialized_end=755
-  _globals['_REPORT']._serialized_start=757
-  _globals['_REPORT']._serialized_end=882
-  _globals['_STOPREQUEST']._serialized_start=884
-  _globals['_STOPREQUEST']._serialized_end=969
-  _globals['_STOPREPLY']._serialized_start=971
-  _globals['_STOPREPLY']._serialized_end=982
-  _globals['_LOGSREQUEST']._serialized_start=984
-  _globals['_LOGSREQUEST']._serialized_end=1063
-  _globals['_LOGCHUNK']._serialized_start=1065
-  _globals['_LOGCHUNK']._serialized_end=1089
-  _globals['_NODEAGENT']._serialized_start=1092
-  _globals['_NODEAGENT']._serialized_end=1571
+  _globals['_REPORT']._serialized_start=758
+  _globals['_REPORT']._serialized_end=908
+  _globals['_STOPREQUEST']._serialized_start=910
+  _globals['_STOPREQUEST']._serialized_end=995
+  _globals['_STOPREPLY']._serialized_start=997
+  _globals['_STOPREPLY']._serialized_end=1008
+  _globals['_LOGSREQUEST']._serialized_start=1010
+  _globals['_LOGSREQUEST']._serialized_end=1089
+  _globals['_LOGCHUNK']._serialized_start=1091
+  _globals['_LOGCHUNK']._serialized_end=1115
+  _globals['_NODEAGENT']._serialized_start=1118
+  _globals['_NODEAGENT']._serialized_end=1597
 # @@protoc_insertion_point(module_scope)

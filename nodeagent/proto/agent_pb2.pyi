@@ -99,20 +99,22 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("sequence", "pod_uid", "generation", "units_json", "init_units_json", "stopped")
+    __slots__ = ("sequence", "pod_uid", "generation", "units_json", "init_units_json", "stopped", "interruption_at")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     POD_UID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     UNITS_JSON_FIELD_NUMBER: _ClassVar[int]
     INIT_UNITS_JSON_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
+    INTERRUPTION_AT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     pod_uid: str
     generation: int
     units_json: bytes
     init_units_json: bytes
     stopped: bool
-    def __init__(self, sequence: _Optional[int] = ..., pod_uid: _Optional[str] = ..., generation: _Optional[int] = ..., units_json: _Optional[bytes] = ..., init_units_json: _Optional[bytes] = ..., stopped: _Optional[bool] = ...) -> None: ...
+    interruption_at: str
+    def __init__(self, sequence: _Optional[int] = ..., pod_uid: _Optional[str] = ..., generation: _Optional[int] = ..., units_json: _Optional[bytes] = ..., init_units_json: _Optional[bytes] = ..., stopped: _Optional[bool] = ..., interruption_at: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("token", "pod_uid", "grace_s")
