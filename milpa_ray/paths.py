@@ -49,6 +49,11 @@ class Home:
         return self.root / "log"
 
     @property
+    def catalog(self) -> Path:
+        """Prices that ``milpa catalog refresh`` has fetched, one file per region."""
+        return self.root / "catalog"
+
+    @property
     def local(self) -> Path:
         """State of the local cloud's hypervisor and its instances."""
         return self.root / "local"

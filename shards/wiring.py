@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloud.catalogue import load_catalogue
+from cloud.catalog import load_catalog
 from cloud.local.client import LocalCompute
 from milpa_ray.certs import ensure_ca, ensure_certs, read_pair
 from milpa_ray.clock import SystemClock
@@ -184,7 +184,7 @@ class RunningApi:
 async def build_shard(config: ActorConfig) -> RunningShard:
     parts = await Parts.open(config, config.name)
     settings = parts.settings
-    offers = Offers(load_catalogue(settings.cloud.region), settings.nodes.default_instance_type)
+    offers = Offers(load_catalog(settings.cloud.region, parts.home.catalog), settings.nodes.default_instance_type)
     deps = ShardDeps(
         store=parts.store,
         keys=parts.keys,

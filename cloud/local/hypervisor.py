@@ -21,7 +21,7 @@ from pathlib import Path
 
 import grpc
 
-from cloud.catalogue import load_catalogue
+from cloud.catalog import load_catalog
 from cloud.local import machine
 from cloud.local.admission import Offers
 from cloud.local.boot import AgentSettings
@@ -128,7 +128,7 @@ def _settings(options: argparse.Namespace) -> FleetSettings:
 
 
 def _offers(region: str) -> Offers:
-    catalogue = load_catalogue(region)
+    catalogue = load_catalog(region)
     # Where nobody recorded a region's zones, the local cloud has three.
     unknown = tuple(f"{region}{letter}" for letter in "abc")
 

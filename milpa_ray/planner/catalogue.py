@@ -1,7 +1,7 @@
 """What one region of a cloud offers: instance types, their sizes, prices and zones, as columns.
 
 Columns, so that a planner compares all types with all waiting pods in a few numpy operations. Rows are sorted by name.
-Reads no file: ``cloud.catalogue.load_catalogue`` builds it. Chooses nothing.
+Reads no file: ``cloud.catalog.load_catalog`` builds it. Chooses nothing.
 """
 
 from dataclasses import dataclass, field

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cloud.catalogue import load_catalogue
+from cloud.catalog import load_catalog
 from milpa_ray.api.meta import ObjectMeta
 from milpa_ray.api.node import Node, NodePhase, NodeSpec, NodeStatus
 from milpa_ray.api.pod import (
@@ -25,7 +25,7 @@ from milpa_ray.planner.choose import Offers
 from milpa_ray.planner.snapshot import AgentFacts, Case, CasePlan, Snapshot, Versioned
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
-OFFERS = Offers(load_catalogue("us-east-1"), "t3.nano")
+OFFERS = Offers(load_catalog("us-east-1"), "t3.nano")
 LIMITS = Limits()
 
 
