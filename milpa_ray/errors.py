@@ -4,6 +4,8 @@ Adapters (etcd, gRPC, a cloud's SDK) translate their library's errors into these
 catches a library's error. ``Retryable``: the same call may succeed later. ``Terminal``: it will not, however often.
 """
 
+from enum import StrEnum
+
 
 class MilpaError(Exception):
     """Base of all errors that Milpa raises on purpose. ``str()`` is fit for a user."""
@@ -45,8 +47,36 @@ class CloudUnavailable(Retryable):
     """The cloud did not answer or answered with an internal error; nothing is known about the call's effect."""
 
 
+class CloudNotReady(Retryable):
+    """Somebody has to mend something at the cloud before the same call works: no boot image has the wanted tags, a
+    permission or a subnet is missing, the account is not active. The message says what and how."""
+
+
+class CapacityScope(StrEnum):
+    """How far a lack of capacity reaches, for one capacity type (spot or on-demand) unless it says more."""
+
+    TYPE = "type"
+    """The instance type in the zone."""
+    SUBNET = "subnet"
+    """Addresses: every type of both capacity types, in the zone, for instances that are as public or private."""
+    FAMILY = "family"
+    """All types of the family, or of its quota, in every zone."""
+    SPOT = "spot"
+    """All spot."""
+
+
 class NoCapacity(Terminal):
     """The cloud has no such instance now. ``code`` is the cloud's error code (EC2's names)."""
+
+    def __init__(self, code: str, message: str, scope: CapacityScope = CapacityScope.TYPE) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.scope = scope
+
+
+class LaunchOutdated(Terminal):
+    """What the recorded launch names (boot image, subnet, security group) is gone, or its token's instances are:
+    nothing is launched by it any more, but the same wish prepared anew may be."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -59,6 +89,18 @@ class LaunchRejected(Terminal):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+
+
+class CloudRefused(Terminal):
+    """The cloud refuses a call other than a launch for good. ``code`` is the cloud's error code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class NameTaken(Terminal):
+    """The cluster's name belongs to another installation. The message says whose, since when, and the remedy."""
 
 
 class AgentUnreachable(Retryable):

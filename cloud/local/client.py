@@ -36,6 +36,10 @@ class LocalCompute:
         self._cluster = cluster
         self._timeout_s = timeout_s
 
+    async def prepare(self, call: LaunchCall) -> LaunchCall:
+        """As ``Compute.prepare``: the hypervisor has one image, one subnet and no groups to choose from."""
+        return call
+
     async def launch(self, call: LaunchCall) -> Sequence[Instance]:
         """As ``Compute.launch``."""
         request = pb.LaunchRequest(
@@ -62,6 +66,12 @@ class LocalCompute:
         """As ``Compute.terminate``."""
         reply = await self._ask(self._stub.Terminate, pb.TerminateRequest(ids=instance_ids))
         return {instance_id: InstanceState(state) for instance_id, state in reply.states.items()}
+
+    async def label(self, tags: Mapping[str, Mapping[str, str]]) -> None:
+        """As ``Compute.label``: there is no console in which anybody would see them."""
+
+    async def grow_volume(self, instance_id: str, gib: int) -> None:
+        """As ``Compute.grow_volume``: an instance's disk is the machine's, as large as that is."""
 
     async def set_faults(self, request: str) -> str:
         """Scripted faults (JSON, see ``cloud.local.faults``); returns the rules in force.

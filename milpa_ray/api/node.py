@@ -20,12 +20,14 @@ class NodePhase(StrEnum):
 
 
 class NodeSpec(Model):
-    """What to launch: complete, so that the executor has nothing left to choose. ``terminate`` is the wish to end."""
+    """What to launch: complete, so that the executor has nothing left to choose. ``terminate`` is the wish to end.
+    ``cpu_credits``: a burstable type's mode, ``standard`` or ``unlimited``; empty for types without credits."""
 
     instance_type: str = ""
     boot_image: str = ""
     terminate: bool = False
     spot: bool = False
+    cpu_credits: str = ""
     resources: ResourceSpec = ResourceSpec()
     placement: PlacementSpec = PlacementSpec()
 

@@ -1,12 +1,14 @@
 """Launch batches: recorded, called, and their outcome recorded.
 
 A batch's record holds the complete call and the ordered nodes. It is removed in the transaction that gives its nodes
-their instances (or their end); until then every leader makes the same call again with the same token.
+their instances (or their end); until then every leader makes the same call again with the same token. Nodes whose call
+cannot be completed or is outdated stay Creating and get another one; an event at their pod says why they wait.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,25 +17,23 @@ from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.controller.capacity import capacity_put
 from milpa_ray.controller.committing import Deposed
 from milpa_ray.controller.deps import CoordinatorDeps
-from milpa_ray.controller.identifiers import make_uuid
 from milpa_ray.controller.leadership import Leadership
 from milpa_ray.controller.pacing import Backoff, persist
+from milpa_ray.controller.preparing import Preparations, Prepared
 from milpa_ray.controller.view import KeyView
-from milpa_ray.errors import LaunchRejected, MilpaError, NoCapacity, Terminal
+from milpa_ray.errors import CloudThrottled, LaunchOutdated, LaunchRejected, MilpaError, NoCapacity, Terminal
 from milpa_ray.keys import prefix_end
-from milpa_ray.planner.garbage import BATCH_TAG, CLUSTER_TAG, UUID_TAG
-from milpa_ray.planner.launches import Batch, LaunchGroup, launched, not_launched, plan_launches
+from milpa_ray.planner.launches import Batch, launch_kind, launched, not_launched, plan_launches
 from milpa_ray.planner.pods import LAUNCH_REJECTED
 from milpa_ray.planner.snapshot import Versioned
-from milpa_ray.ports import Instance, LaunchCall, bootstrap_identity
+from milpa_ray.ports import Instance, LaunchCall
 from milpa_ray.store.group import GroupOutcome, Verdict, WriteGroup
 from milpa_ray.store.port import Compare, Delete, Op, Put
-from milpa_ray.userdata import UserData
 
 log = logging.getLogger(__name__)
 
 CALLS_IN_FLIGHT = 4
-"""Launch calls under way. While all are, waiting nodes gather into fuller batches."""
+"""Launch calls in the making or under way. While all are, waiting nodes gather into fuller batches."""
 
 Commit = Callable[[list[WriteGroup], list[list[tuple[str, Node]]]], Awaitable[list[GroupOutcome]]]
 Answer = Sequence[Instance] | Terminal
@@ -53,7 +53,6 @@ class Batches:
     ) -> None:
         self._deps = deps
         self._leadership = leadership
-        self._cluster_uuid = cluster_uuid
         self._commit = commit
         self._changed = changed
         self._prefix = deps.keys.prefix("batch")
@@ -61,6 +60,9 @@ class Batches:
         self._answers: dict[str, Answer] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._unsure: list[Opening] = []
+        self._preparations = Preparations(deps, leadership, cluster_uuid, changed)
+        self._troubles: dict[str, MilpaError] = {}
+        self._told: dict[str, str] = {}
         self._view: KeyView[Batch] = KeyView(
             deps.store,
             (self._prefix, prefix_end(self._prefix)),
@@ -74,13 +76,13 @@ class Batches:
 
     def _on_batch(self, _key: str, before: Versioned[Batch] | None, after: Versioned[Batch] | None) -> None:
         if before is not None:
-            self._let_go(before.obj)
+            self._let_go(before.obj.token, before.obj.nodes)
         if after is not None:
             self._of_node.update(dict.fromkeys(after.obj.nodes, after.obj.token))
         self._changed.set()
 
     def holds(self, node_name: str) -> bool:
-        """Whether the node is in an open batch, or in one that may have been opened."""
+        """Whether the node is in an open batch, in one that may have been opened, or in one in the making."""
         return node_name in self._of_node
 
     async def synced(self) -> None:
@@ -91,21 +93,23 @@ class Batches:
         try:
             await self._view.run()
         finally:
+            self._preparations.cancel()
             for call in self._calls.values():
                 call.cancel()
 
     async def step(self, creating: Sequence[Versioned[Node]], nodes: Mapping[str, Versioned[Node]]) -> None:
-        """Records new batches, makes the calls of all recorded ones, and records the outcomes.
+        """Prepares and records new batches, makes the calls of all recorded ones, and records the outcomes.
 
         Raises:
             Deposed
         """
-        room = CALLS_IN_FLIGHT - len(self._calls)
         if self._unsure:
             await self._record(self._unsure)
-        elif room > 0:
-            waiting = [n for n in creating if not n.obj.spec.terminate and n.obj.name not in self._of_node]
-            await self._open(plan_launches(waiting, self._deps.limits.launch_batch)[:room])
+        else:
+            await self._open(self._preparations.take(), nodes)
+        # What was just ended or recorded is not in need any more.
+        self._prepare([now for n in creating if (now := nodes.get(n.obj.name)) is not None])
+        self._tell_troubles(nodes)
         for item in list(self._view.items.values()):
             token = item.obj.token
             if token in self._answers:
@@ -115,20 +119,49 @@ class Batches:
 
     # ------------------------------------------------------------ opening
 
-    async def _open(self, groups: list[LaunchGroup]) -> None:
-        if not groups:
+    def _prepare(self, nodes: Iterable[Versioned[Node]]) -> None:
+        """Begins new batches of those that wait for one."""
+        room = CALLS_IN_FLIGHT - len(self._calls) - len(self._preparations) - len(self._unsure)
+        if room <= 0:
             return
-        batches = [Batch(self._launch_call(group), tuple(n.obj.name for n in group.nodes)) for group in groups]
-        writes = [
-            WriteGroup(
-                (Compare(self._prefix + b.token, 0), *(Compare(n.key, n.revision) for n in group.nodes)),
-                (Put(self._prefix + b.token, b.to_json()),),
-            )
-            for b, group in zip(batches, groups, strict=True)
-        ]
-        for batch in batches:
-            self._of_node.update(dict.fromkeys(batch.nodes, batch.token))
-        await self._record(list(zip(batches, writes, strict=True)))
+        waiting = [n for n in nodes if _waits(n.obj) and n.obj.name not in self._of_node]
+        groups = plan_launches(waiting, self._deps.limits.launch_batch, self._deps.volume_gib)
+        for group in self._preparations.ready(groups)[:room]:
+            token = self._preparations.begin(group)
+            self._of_node.update((node.obj.name, token) for node in group.nodes)
+
+    async def _open(self, prepared: list[Prepared], nodes: Mapping[str, Versioned[Node]]) -> None:
+        """Records batches whose calls are complete, of the nodes that are still wanted; ends those that get none."""
+        openings: list[Opening] = []
+        for item in prepared:
+            names = [node.obj.name for node in item.group.nodes]
+            wanted = [n for n in map(nodes.get, names) if n is not None and _waits(n.obj)]
+            if item.error is None and wanted:
+                batch = Batch(replace(item.call, count=len(wanted)), tuple(n.obj.name for n in wanted))
+                key = self._prefix + batch.token
+                compares = (Compare(key, 0), *(Compare(n.key, n.revision) for n in wanted))
+                openings.append((batch, WriteGroup(compares, (Put(key, batch.to_json()),))))
+                names = [name for name in names if name not in batch.nodes]
+            elif item.error is not None and item.delayed:
+                self._tell(wanted, item.error)
+            elif isinstance(item.error, Terminal):
+                await self._end(wanted, item.error, item.call)
+            self._let_go(item.call.token, names)
+        if openings:
+            await self._record(openings)
+
+    async def _end(self, nodes: list[Versioned[Node]], error: Terminal, call: LaunchCall) -> None:
+        """Ends nodes whose call could not even be made."""
+        changes, extra = await self._refused(nodes, error, call)
+        if not changes:
+            return
+        compares = tuple(Compare(old.key, old.revision) for old, _ in changes)
+        group = WriteGroup(compares, (*(Put(old.key, new.to_json()) for old, new in changes), *extra))
+        outcome = (await self._commit([group], [[(old.key, new) for old, new in changes]]))[0]
+        if outcome.verdict == Verdict.COMMITTED:
+            self._tell_ended([new for _, new in changes], error)
+        else:
+            asyncio.get_running_loop().call_later(self._deps.limits.retry_first_s, self._changed.set)
 
     async def _record(self, openings: list[Opening]) -> None:
         """Commits openings. One that may still arrive is kept as it is, and so are its nodes: were they put into
@@ -151,39 +184,14 @@ class Batches:
             return  # It did arrive.
         batch = opening[0]
         if verdict in (Verdict.CONFLICT, Verdict.FENCED):
-            self._let_go(batch)
+            self._let_go(batch.token, batch.nodes)
         else:
             self._unsure.append(opening)
 
-    def _let_go(self, batch: Batch) -> None:
-        for name in batch.nodes:
-            if self._of_node.get(name) == batch.token:
+    def _let_go(self, token: str, names: Iterable[str]) -> None:
+        for name in names:
+            if self._of_node.get(name) == token:
                 del self._of_node[name]
-
-    def _launch_call(self, group: LaunchGroup) -> LaunchCall:
-        token = make_uuid(self._deps.rng)
-        pair = None
-        if self._deps.authority is not None:
-            pair = self._deps.authority.issue([bootstrap_identity(token)], server=True, client=False)
-        data = UserData(
-            cluster=self._deps.keys.cluster,
-            batch=token,
-            ca=self._deps.authority.pair.cert.decode() if self._deps.authority is not None else "",
-            cert=pair.cert.decode() if pair is not None else "",
-            key=pair.key.decode() if pair is not None else "",
-            cloud_init=self._deps.cloud_init(),
-        )
-        return LaunchCall(
-            token=token,
-            count=len(group.nodes),
-            instance_type=group.instance_type,
-            zone=group.zone,
-            spot=group.spot,
-            image=group.image,
-            private_ip_only=group.private_ip_only,
-            user_data=data.pack(),
-            tags={CLUSTER_TAG: self._deps.keys.cluster, UUID_TAG: self._cluster_uuid, BATCH_TAG: token},
-        )
 
     # ------------------------------------------------------------ calling
 
@@ -196,16 +204,19 @@ class Batches:
                     await self._leadership.check()
                     self._answers[batch.token] = await self._deps.compute.launch(batch.call)
                     return
-                except (NoCapacity, LaunchRejected) as error:
+                except (NoCapacity, LaunchRejected, LaunchOutdated) as error:
                     self._answers[batch.token] = error
                     return
                 except Deposed:
                     return  # Whoever leads now makes the recorded call.
                 except MilpaError as error:
                     log.warning("launch of %d %s: %s; trying again", batch.call.count, batch.call.instance_type, error)
+                    self._troubles[batch.token] = error
+                    self._changed.set()
                     await backoff.sleep()
         finally:
             self._calls.pop(batch.token, None)
+            self._troubles.pop(batch.token, None)
             self._changed.set()
 
     # ------------------------------------------------------------ closing
@@ -216,15 +227,10 @@ class Batches:
         olds = [nodes.get(name) for name in batch.nodes]
         changes: list[tuple[Versioned[Node], Node]] = []
         extra: list[Op] = []
-        if isinstance(answer, Terminal):
-            reason = answer.code if isinstance(answer, NoCapacity) else LAUNCH_REJECTED
-            changes = [
-                (old, not_launched(old.obj, reason, str(answer), now))
-                for old in olds
-                if old is not None and old.obj.status.phase == NodePhase.CREATING
-            ]
-            if isinstance(answer, NoCapacity):
-                extra.append(await self._capacity(batch.call))
+        if isinstance(answer, LaunchOutdated):
+            log.warning("batch %s: %s; its nodes get another one", batch.token, answer)
+        elif isinstance(answer, Terminal):
+            changes, extra = await self._refused([old for old in olds if old is not None], answer, batch.call)
         else:
             for instance in answer:
                 old = olds[instance.launch_index] if instance.launch_index < len(olds) else None
@@ -241,15 +247,65 @@ class Batches:
             return
         self._view.remove(item.key, outcome.revision)
         self._answers.pop(batch.token, None)
+        kinds = {launch_kind(old.obj, self._deps.volume_gib) for old in olds if old is not None}
+        for kind in kinds:
+            if isinstance(answer, LaunchOutdated):
+                self._preparations.delay(kind)
+            else:
+                self._preparations.forget_delay(kind)
         if isinstance(answer, Terminal):
-            for _, node in changes:
-                involved = ObjectReference(kind="Node", name=node.name, uid=node.uid)
-                self._deps.recorder.record(involved, "node-terminated", str(answer))
+            self._tell_ended([new for _, new in changes], answer)
 
-    async def _capacity(self, call: LaunchCall) -> Put:
+    async def _refused(
+        self, nodes: list[Versioned[Node]], error: Terminal, call: LaunchCall
+    ) -> tuple[list[tuple[Versioned[Node], Node]], list[Op]]:
+        """What the cloud's refusal changes: the nodes' end, and the memory of what is full."""
+        reason = error.code if isinstance(error, NoCapacity) else LAUNCH_REJECTED
+        now = self._deps.clock.now()
+        changes = [
+            (old, not_launched(old.obj, reason, str(error), now))
+            for old in nodes
+            if old.obj.status.phase == NodePhase.CREATING
+        ]
+        if not isinstance(error, NoCapacity):
+            return changes, []
         lease = await self._deps.store.lease_grant(self._deps.limits.capacity_memory_s)
-        return capacity_put(self._deps.keys, call, lease)
+        return changes, [capacity_put(self._deps.keys, call, error.scope, lease)]
+
+    # ------------------------------------------------------------ telling
+
+    def _tell_ended(self, nodes: list[Node], error: Terminal) -> None:
+        for node in nodes:
+            involved = ObjectReference(kind="Node", name=node.name, uid=node.uid)
+            self._deps.recorder.record(involved, "node-terminated", str(error))
+
+    def _tell_troubles(self, nodes: Mapping[str, Versioned[Node]]) -> None:
+        """Tells of launches that are tried again and again, each reason once."""
+        troubles, self._troubles = self._troubles, {}
+        for token, error in troubles.items():
+            item = self._view.items.get(self._prefix + token)
+            if item is not None:
+                self._tell([n for n in map(nodes.get, item.obj.nodes) if n is not None], error)
+        for name in [name for name in self._told if name not in self._of_node and name not in nodes]:
+            del self._told[name]
+
+    def _tell(self, nodes: list[Versioned[Node]], error: MilpaError) -> None:
+        if isinstance(error, CloudThrottled):
+            return  # The cloud's own pace; it passes.
+        for stored in nodes:
+            node = stored.obj
+            if self._told.get(node.name) != str(error):
+                self._told[node.name] = str(error)
+                involved = ObjectReference(kind="Node", name=node.name, uid=node.uid)
+                if node.status.bound_pod_name:
+                    involved = ObjectReference(kind="Pod", name=node.status.bound_pod_name, uid=node.status.pod_uid)
+                self._deps.recorder.record(involved, "launch-delayed", f"{error}; trying again")
 
     def dump(self) -> dict[str, Any]:
         """State for people who debug."""
         return {"open": len(self._view.items), "calls": len(self._calls), "nodes": len(self._of_node)}
+
+
+def _waits(node: Node) -> bool:
+    """Whether it is still to be launched."""
+    return node.status.phase == NodePhase.CREATING and not node.spec.terminate

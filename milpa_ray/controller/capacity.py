@@ -7,8 +7,8 @@ reads them, so that the next choice avoids what is full.
 import json
 
 from milpa_ray.api.node import Node
+from milpa_ray.errors import CapacityScope
 from milpa_ray.keys import Keys
-from milpa_ray.planner.launches import LaunchGroup
 from milpa_ray.ports import LaunchCall
 from milpa_ray.store.port import Put
 
@@ -16,8 +16,8 @@ Full = tuple[bool, str, str]
 """Spot, instance type, zone."""
 
 
-def capacity_put(keys: Keys, call: LaunchCall | LaunchGroup, lease: int) -> Put:
-    """The record that this kind of launch has just failed."""
+def capacity_put(keys: Keys, call: LaunchCall, scope: CapacityScope, lease: int) -> Put:
+    """The record that this launch has just failed for lack of capacity, which reaches as far as ``scope``."""
     full: Full = (call.spot, call.instance_type, call.zone)
     return Put(capacity_key(keys, full), json.dumps(full).encode(), lease)
 

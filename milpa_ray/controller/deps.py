@@ -12,7 +12,8 @@ from milpa_ray.keys import Keys
 from milpa_ray.limits import Limits
 from milpa_ray.pki import CertificateAuthority
 from milpa_ray.planner.choose import Offers
-from milpa_ray.ports import AgentDialer, Compute
+from milpa_ray.planner.firewall import FirewallPolicy
+from milpa_ray.ports import AgentDialer, Compute, Firewall, NameLock
 from milpa_ray.store.port import Store
 
 
@@ -53,7 +54,9 @@ class ShardDeps:
 @dataclass(frozen=True, slots=True)
 class CoordinatorDeps:
     """What the coordinator is built from. ``authority`` signs the launch batches' bootstrap certificates; None: the
-    agents serve without TLS. ``cloud_init`` reads the user's cloud-init file as it is now."""
+    agents serve without TLS. ``cloud_init`` reads the user's cloud-init file as it is now. ``volume_gib`` is the size
+    of root volumes whose pod asks for none, or for less (0: the cloud's own). ``firewall`` is None where
+    the cloud has none, ``name_lock`` where nobody else can use the cluster's name."""
 
     store: Store
     keys: Keys
@@ -65,3 +68,7 @@ class CoordinatorDeps:
     recorder: Recorder
     authority: CertificateAuthority | None = None
     cloud_init: Callable[[], str] = str
+    volume_gib: int = 0
+    firewall: Firewall | None = None
+    firewall_policy: FirewallPolicy = FirewallPolicy()
+    name_lock: NameLock | None = None

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from milpa_ray.api import quantity
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.api.pod import NetworkAddress
 from milpa_ray.planner.pods import LAUNCH_REJECTED
 from milpa_ray.planner.snapshot import Versioned
 from milpa_ray.ports import Instance, InstanceState, LaunchCall
+
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,37 +40,54 @@ class Batch:
     def from_json(cls, data: bytes) -> "Batch":
         raw = json.loads(data)
         raw["call"]["user_data"] = bytes.fromhex(raw["call"]["user_data"])
+        raw["call"]["security_groups"] = tuple(raw["call"].get("security_groups", ()))
         return cls(LaunchCall(**raw["call"]), tuple(raw["nodes"]))
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchGroup:
-    """Nodes that one call can launch: their launch specs are equal."""
+class LaunchKind:
+    """What makes launches differ; nodes of one kind can share a call."""
 
     instance_type: str
     zone: str
     spot: bool
     image: str
     private_ip_only: bool
+    volume_gib: int
+    credits: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchGroup:
+    """Nodes that one call can launch."""
+
+    kind: LaunchKind
     nodes: tuple[Versioned[Node], ...]
 
 
-def plan_launches(nodes: Iterable[Versioned[Node]], batch_size: int) -> list[LaunchGroup]:
+def launch_kind(node: Node, default_volume_gib: int = 0) -> LaunchKind:
+    """What the node's record asks for. Its root volume is never smaller than ``default_volume_gib``."""
+    spec = node.spec
+    asked_gib = -(-quantity.to_bytes(spec.resources.volume_size) // GIB)
+    return LaunchKind(
+        spec.instance_type,
+        spec.placement.availability_zone,
+        spec.spot,
+        spec.boot_image,
+        spec.resources.private_ip_only,
+        max(asked_gib, default_volume_gib),
+        spec.cpu_credits,
+    )
+
+
+def plan_launches(nodes: Iterable[Versioned[Node]], batch_size: int, default_volume_gib: int = 0) -> list[LaunchGroup]:
     """Groups Creating nodes that are in no batch yet, at most ``batch_size`` each, in the order given."""
-    groups: dict[tuple[str, str, bool, str, bool], list[Versioned[Node]]] = {}
+    groups: dict[LaunchKind, list[Versioned[Node]]] = {}
     for node in nodes:
-        spec = node.obj.spec
-        key = (
-            spec.instance_type,
-            spec.placement.availability_zone,
-            spec.spot,
-            spec.boot_image,
-            spec.resources.private_ip_only,
-        )
-        groups.setdefault(key, []).append(node)
+        groups.setdefault(launch_kind(node.obj, default_volume_gib), []).append(node)
     return [
-        LaunchGroup(*key, tuple(members[start : start + batch_size]))
-        for key, members in groups.items()
+        LaunchGroup(kind, tuple(members[start : start + batch_size]))
+        for kind, members in groups.items()
         for start in range(0, len(members), batch_size)
     ]
 

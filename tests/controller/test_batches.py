@@ -2,31 +2,65 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
-from milpa_ray.api.node import NodePhase
+from milpa_ray.api.meta import ObjectReference
+from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.clock import SystemClock
 from milpa_ray.controller.batches import Batches
 from milpa_ray.controller.deps import CoordinatorDeps
 from milpa_ray.controller.leadership import Leadership
-from milpa_ray.errors import StoreUnavailable
+from milpa_ray.errors import (
+    CapacityScope,
+    CloudNotReady,
+    CloudThrottled,
+    LaunchOutdated,
+    LaunchRejected,
+    MilpaError,
+    NoCapacity,
+    StoreUnavailable,
+)
 from milpa_ray.keys import Keys, prefix_end, slot_of
 from milpa_ray.limits import Limits
 from milpa_ray.planner.launches import Batch
 from milpa_ray.planner.membership import ShardMap
 from milpa_ray.planner.snapshot import Versioned
+from milpa_ray.ports import LaunchCall
 from milpa_ray.store.group import GroupOutcome, Verdict, WriteGroup, group_commit
 from milpa_ray.store.memory import MemoryStore
 from milpa_ray.store.port import Put, Txn
 from tests.simulation.toys import a_node
+from tests.waiting import eventually
 
 
 class Cloud:
-    """Takes every launch and never answers."""
+    """Prepares every launch, takes it and never answers; unless there is an ``error`` to answer with."""
 
-    async def launch(self, _call: object) -> None:
+    def __init__(self) -> None:
+        self.prepare_error: MilpaError | None = None
+        self.launch_error: MilpaError | None = None
+        self.launched: list[LaunchCall] = []
+
+    async def prepare(self, call: LaunchCall) -> LaunchCall:
+        if self.prepare_error is not None:
+            raise self.prepare_error
+        return replace(call, image="image-1")
+
+    async def launch(self, call: LaunchCall) -> None:
+        self.launched.append(call)
+        if self.launch_error is not None:
+            raise self.launch_error
         await asyncio.Event().wait()
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str]] = []
+
+    def record(self, involved: ObjectReference, status: str, message: str = "") -> None:
+        self.told.append((involved.name, status, message))
 
 
 class Rig:
@@ -38,6 +72,8 @@ class Rig:
         self.losing = False
         self.lost: list[list[WriteGroup]] = []
         self.creating: list[Versioned] = []
+        self.nodes: dict[str, Versioned] = {}
+        self.cloud, self.recorder = Cloud(), Recorder()
         deps = CoordinatorDeps(
             self.store,
             self.keys,
@@ -45,16 +81,25 @@ class Rig:
             random.Random(1),
             Limits(retry_first_s=0.01),
             lease=None,  # type: ignore[arg-type]
-            compute=Cloud(),  # type: ignore[arg-type]
-            recorder=None,  # type: ignore[arg-type]
+            compute=self.cloud,  # type: ignore[arg-type]
+            recorder=self.recorder,
         )
         self.batches = Batches(deps, Leadership(self.store, self.keys, "me"), "uuid", self.commit, self.changed)
 
-    async def commit(self, groups: list[WriteGroup], _nodes: object) -> list[GroupOutcome]:
+    async def commit(self, groups: list[WriteGroup], nodes: list[list[tuple[str, Node]]]) -> list[GroupOutcome]:
         if self.losing:
             self.lost.append(groups)
             return [GroupOutcome(Verdict.UNKNOWN, error=StoreUnavailable("no answer")) for _ in groups]
-        return await group_commit(self.store, groups, None)
+        outcomes = await group_commit(self.store, groups, None)
+        written = {
+            key: Versioned(key, node, outcome.revision)
+            for group, outcome in zip(nodes, outcomes, strict=True)
+            if outcome.verdict == Verdict.COMMITTED
+            for key, node in group
+        }
+        self.creating = [written.get(item.key, item) for item in self.creating]
+        self.nodes.update((item.obj.name, item) for item in written.values())
+        return outcomes
 
     async def arrive_late(self) -> None:
         for groups in self.lost:
@@ -67,7 +112,15 @@ class Rig:
         self.creating.append(Versioned(key, node, result.revision))
 
     async def step(self) -> None:
-        await self.batches.step(self.creating, {item.obj.name: item for item in self.creating})
+        """One step, what it has to prepare, and one more for what is prepared."""
+        await self._step()
+        await asyncio.gather(*self.batches._preparations._tasks.values())
+        await self._step()
+
+    async def _step(self) -> None:
+        creating = [item for item in self.creating if item.obj.status.phase == NodePhase.CREATING]
+        self.nodes = {item.obj.name: item for item in self.creating}
+        await self.batches.step(creating, self.nodes)
 
     async def recorded(self) -> list[tuple[str, ...]]:
         prefix = self.keys.prefix("batch")
@@ -127,3 +180,74 @@ async def test_the_nodes_of_a_recorded_batch_are_in_no_other(rig: Rig) -> None:
     for _ in range(3):
         await rig.step()
     assert await rig.recorded() == [("a",), ("b",)]
+
+
+async def test_what_is_called_is_what_was_prepared_and_recorded(rig: Rig) -> None:
+    await rig.create("a")
+    await rig.step()
+    await eventually(lambda: bool(rig.cloud.launched))
+    (call,) = rig.cloud.launched
+    (item,) = rig.batches._view.items.values()
+    assert (call.image, call) == ("image-1", item.obj.call)
+
+
+async def test_nodes_whose_call_cannot_be_prepared_wait_and_say_why_once(rig: Rig) -> None:
+    rig.cloud.prepare_error = CloudNotReady("no image is tagged company=acme")
+    await rig.create("a")
+    for _ in range(5):
+        await rig.step()
+        await asyncio.sleep(0.02)
+    assert rig.recorder.told == [("web", "launch-delayed", "no image is tagged company=acme; trying again")]
+    assert [item.obj.status.phase for item in rig.creating] == [NodePhase.CREATING]
+    rig.cloud.prepare_error = None
+    await eventually(lambda: _launched(rig))
+
+
+async def test_the_clouds_pace_is_no_event(rig: Rig) -> None:
+    rig.cloud.prepare_error = CloudThrottled("RequestLimitExceeded")
+    await rig.create("a")
+    await rig.step()
+    assert rig.recorder.told == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "remembered"),
+    [
+        (NoCapacity("NoSubnet", "none in zone-a", CapacityScope.SUBNET), "NoSubnet", 1),
+        (LaunchRejected("Unsupported", "not this type"), "LaunchRejected", 0),
+    ],
+)
+@pytest.mark.parametrize("when", ["prepare_error", "launch_error"])
+async def test_a_refusal_ends_the_nodes(rig: Rig, error: MilpaError, reason: str, remembered: int, when: str) -> None:
+    setattr(rig.cloud, when, error)
+    await rig.create("a")
+
+    async def ended() -> bool:
+        await rig.step()
+        return rig.creating[0].obj.status.phase == NodePhase.TERMINATED
+
+    await eventually(ended)
+    assert (rig.creating[0].obj.status.reason, await rig.recorded()) == (reason, [])
+    prefix = rig.keys.prefix("capacity")
+    assert len((await rig.store.scan(prefix, prefix_end(prefix))).entries) == remembered
+    assert not rig.batches.holds("a")
+
+
+async def test_an_outdated_launch_is_prepared_anew_with_another_token(rig: Rig) -> None:
+    rig.cloud.launch_error = LaunchOutdated("InvalidAMIID.NotFound", "image-1 is gone")
+    await rig.create("a")
+
+    async def called_twice() -> bool:
+        await rig.step()
+        return len(rig.cloud.launched) >= 2
+
+    await eventually(called_twice)
+    first, second = rig.cloud.launched[:2]
+    assert first.token != second.token
+    assert rig.creating[0].obj.status.phase == NodePhase.CREATING
+    assert len(await rig.recorded()) <= 1
+
+
+async def _launched(rig: Rig) -> bool:
+    await rig.step()
+    return bool(rig.cloud.launched)

@@ -1,5 +1,6 @@
 """Launch batches and what the cloud's list means for node records."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from milpa_ray.planner.launches import (
     Batch,
     Sighting,
     instance_news,
+    launch_kind,
     launched,
     note_missing,
     plan_launches,
@@ -33,13 +35,31 @@ def test_each_node_is_in_one_batch_of_its_kind(zones: list[str], size: int) -> N
     assert sorted(n.key for g in groups for n in g.nodes) == sorted(n.key for n in nodes)
     for group in groups:
         assert 1 <= len(group.nodes) <= size
-        assert {n.obj.spec.placement.availability_zone for n in group.nodes} == {group.zone}
+        assert {n.obj.spec.placement.availability_zone for n in group.nodes} == {group.kind.zone}
 
 
 def test_a_batch_survives_the_store_unchanged() -> None:
-    call = LaunchCall("t", 2, "t3.nano", "a", user_data=b"\x00\xff", tags={"k": "v"})
+    call = LaunchCall("t", 2, "t3.nano", "a", user_data=b"\x00\xff", tags={"k": "v"}, security_groups=("g1", "g2"))
     batch = Batch(call, ("n1", "n2"))
     assert Batch.from_json(batch.to_json()) == batch
+
+
+@pytest.mark.parametrize(
+    ("asked", "default_gib", "gib"),
+    [("", 0, 0), ("", 5, 5), ("60Gi", 5, 60), ("1", 0, 1), ("1Gi", 5, 5), ("61G", 5, 57)],
+)
+def test_the_volume_is_what_the_pod_asks_but_never_below_the_default(asked: str, default_gib: int, gib: int) -> None:
+    node = make_node(NodePhase.CREATING)
+    resources = node.spec.resources.model_copy(update={"volume_size": asked})
+    node = node.model_copy(update={"spec": node.spec.model_copy(update={"resources": resources})})
+    assert launch_kind(node, default_gib).volume_gib == gib
+
+
+def test_nodes_of_different_volumes_or_credits_share_no_call() -> None:
+    plain, other = stored("n1"), stored("n2")
+    spec = other.obj.spec.model_copy(update={"cpu_credits": "unlimited"})
+    other = Versioned("n2", other.obj.model_copy(update={"spec": spec}), 1)
+    assert [len(group.nodes) for group in plan_launches([plain, other], 9)] == [1, 1]
 
 
 def test_a_launched_node_has_its_instance() -> None:

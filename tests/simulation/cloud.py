@@ -7,11 +7,11 @@ error. Listings lag. The ledger keeps every instance there ever was.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TypeVar
 
-from milpa_ray.errors import CloudThrottled, CloudUnavailable, NoCapacity
+from milpa_ray.errors import CloudThrottled, CloudUnavailable, LaunchOutdated, NoCapacity
 from milpa_ray.ports import Instance, InstanceState, LaunchCall
 from tests.simulation.loop import CURRENT, SimLoop
 from tests.simulation.process import Passage, SimProcess, in_world, remote
@@ -34,6 +34,7 @@ class CloudFaults:
     late_launch: float = 0.03
     late_s: float = 20.0
     no_capacity: float = 0.08
+    outdated: float = 0.02
     partial: float = 0.15
     never_boots: float = 0.03
     stale: float = 0.3
@@ -46,7 +47,7 @@ class CloudFaults:
 
     def heal(self) -> None:
         self.throttled = self.unavailable = self.lost_answer = self.late_launch = 0.0
-        self.no_capacity = self.partial = self.never_boots = self.stale = 0.0
+        self.no_capacity = self.outdated = self.partial = self.never_boots = self.stale = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -60,6 +61,8 @@ class SimInstance:
     launched_at: float
     history: list[tuple[float, InstanceState]] = field(default_factory=list)
     lost: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    volume_gib: int = 0
 
     @property
     def state(self) -> InstanceState:
@@ -99,7 +102,11 @@ class SimCloud:
 
     # -------------------------------------------------------- the API's far side
 
+    async def prepare(self, call: LaunchCall) -> LaunchCall:
+        return replace(call, image="image-1", subnet=f"subnet-of-{call.zone}", security_groups=("group-1",))
+
     async def launch(self, call: LaunchCall) -> Sequence[Instance]:
+        assert call.subnet, "a call was made that nobody had prepared"
         known = self._launches.get(call.token)
         self.on_launch(call, known[0] if known is not None else None)
         if known is not None:
@@ -108,6 +115,10 @@ class SimCloud:
             self.trace("cloud", "no capacity", call.token)
             self.refused.add(call.token)
             raise NoCapacity("InsufficientInstanceCapacity", f"simulated: no {call.instance_type} in {call.zone}")
+        if self.rng.random() < self.faults.outdated:
+            self.trace("cloud", "outdated", call.token)
+            self.refused.add(call.token)
+            raise LaunchOutdated("InvalidAMIID.NotFound", f"simulated: {call.image} does not exist")
         count = call.count
         if count > 1 and self.rng.random() < self.faults.partial:
             count = self.rng.randint(1, count - 1)
@@ -142,6 +153,15 @@ class SimCloud:
             states[wanted] = instance.state
         return states
 
+    async def label(self, tags: Mapping[str, Mapping[str, str]]) -> None:
+        for instance_id, labels in tags.items():
+            if instance_id in self.instances:
+                self.instances[instance_id].labels.update(labels)
+
+    async def grow_volume(self, instance_id: str, gib: int) -> None:
+        instance = self.instances[instance_id]
+        instance.volume_gib = max(instance.volume_gib, gib)
+
     # -------------------------------------------------------- the machines
 
     def end(self, instance: SimInstance) -> None:
@@ -169,7 +189,7 @@ class SimCloud:
             private_ip="" if hidden else instance.ip,
             private_dns="" if hidden else f"ip-{instance.ip.replace('.', '-')}.internal",
             launched_at=self._epoch + instance.launched_at,
-            tags=instance.call.tags,
+            tags={**instance.call.tags, **instance.labels},
         )
 
     def _forgotten(self, instance: SimInstance) -> bool:
@@ -212,6 +232,15 @@ class SimCompute:
         self._cloud = cloud
         self._process = process
         self._rng = rng
+
+    async def prepare(self, call: LaunchCall) -> LaunchCall:
+        return await self._call(lambda: self._cloud.prepare(call))
+
+    async def label(self, tags: Mapping[str, Mapping[str, str]]) -> None:
+        await self._call(lambda: self._cloud.label(tags))
+
+    async def grow_volume(self, instance_id: str, gib: int) -> None:
+        await self._call(lambda: self._cloud.grow_volume(instance_id, gib))
 
     async def launch(self, call: LaunchCall) -> Sequence[Instance]:
         self._cloud.trace(self._process, "launch", call.token, call.count)
