@@ -37,6 +37,8 @@ class Limits(Model):
     """An unknown instance must be older than this, and seen twice, before it is condemned."""
     gc_max_unknown_fraction: float = Field(default=0.1, gt=0, le=1)
     """More unknown instances than this part of all: garbage collection stops and asks."""
+    reconcile_s: float = Field(default=600.0, gt=0)
+    """Interval at which the cloud's rules, records and balancers are looked at anew; and after every takeover."""
     event_ttl_s: int = Field(default=3600, ge=60)
     """How long events and old logs are kept."""
     log_tail_bytes: int = Field(default=4096, ge=0)

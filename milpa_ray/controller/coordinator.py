@@ -1,7 +1,7 @@
 """The coordinator: the leader's duties. One leads at a time; others wait for its lease to end.
 
-It seats the shards in the map, launches and terminates instances, polls the cloud, collects garbage and compacts the
-store. What it decides is planned in ``planner``; the duties are in modules of their own.
+It seats the shards in the map, launches and terminates instances, polls the cloud, keeps its firewall, collects garbage
+and compacts the store. What it decides is planned in ``planner``; the duties are in modules of their own.
 """
 
 import asyncio
@@ -12,8 +12,10 @@ from milpa_ray.controller.cloud_duties import CloudDuties
 from milpa_ray.controller.collector import Collector
 from milpa_ray.controller.committing import Deposed, Lease
 from milpa_ray.controller.deps import CoordinatorDeps
+from milpa_ray.controller.firewall import FirewallDuty
 from milpa_ray.controller.identifiers import make_uuid
 from milpa_ray.controller.leadership import Leadership, keep_seated
+from milpa_ray.controller.name_hold import NameHold
 from milpa_ray.controller.pacing import Backoff
 from milpa_ray.controller.trimmer import Trimmer
 from milpa_ray.controller.view import KeyView
@@ -33,6 +35,7 @@ class Coordinator:
         self._leadership: Leadership | None = None
         self._duties: CloudDuties | None = None
         self._collector: Collector | None = None
+        self._firewall: FirewallDuty | None = None
 
     async def run(self) -> None:
         """Campaigns and leads for ever; the outermost loop, and the only one that catches everything."""
@@ -63,6 +66,7 @@ class Coordinator:
             self._leadership = None
             self._duties = None
             self._collector = None
+            self._firewall = None
             await lease.stop()
 
     async def _lead(self, leadership: Leadership, cluster_uuid: str) -> None:
@@ -85,16 +89,29 @@ class Coordinator:
             on_member,
             Backoff(deps.rng, deps.limits.retry_first_s, deps.limits.lease_ttl_s),
         )
-        self._duties = CloudDuties(deps, leadership, cluster_uuid)
-        self._collector = Collector(deps, leadership, cluster_uuid)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(view.run())
-            tasks.create_task(self._duties.run())
-            tasks.create_task(self._collector.run())
+            tasks.create_task(self._serve_cloud(leadership, cluster_uuid))
             tasks.create_task(Trimmer(deps, leadership).run())
             tasks.create_task(Compactor(deps.store).run())
             await view.synced.wait()
             tasks.create_task(keep_seated(leadership, members, changed, deps.rng, deps.limits))
+
+    async def _serve_cloud(self, leadership: Leadership, cluster_uuid: str) -> None:
+        """All duties that call the cloud; begun once the cluster's name is ours there."""
+        deps = self._deps
+        async with asyncio.TaskGroup() as tasks:
+            if deps.name_lock is not None:
+                hold = NameHold(deps, deps.name_lock, cluster_uuid)
+                await hold.take()
+                tasks.create_task(hold.keep())
+            self._duties = CloudDuties(deps, leadership, cluster_uuid)
+            self._collector = Collector(deps, leadership, cluster_uuid)
+            tasks.create_task(self._duties.run())
+            tasks.create_task(self._collector.run())
+            if deps.firewall is not None:
+                self._firewall = FirewallDuty(deps, leadership, deps.firewall)
+                tasks.create_task(self._firewall.run())
 
     def dump(self) -> dict[str, Any]:
         """State for people who debug; no secrets."""
@@ -108,6 +125,7 @@ class Coordinator:
             "shards": [{"id": e.id, "slots": [e.low, e.high]} for e in leadership.map.shards],
             "cloud": self._duties.dump() if self._duties is not None else None,
             "garbage": self._collector.dump() if self._collector is not None else None,
+            "firewall": self._firewall.dump() if self._firewall is not None else None,
         }
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from milpa_ray.api.meta import ObjectReference
@@ -70,5 +70,5 @@ class CoordinatorDeps:
     cloud_init: Callable[[], str] = str
     volume_gib: int = 0
     firewall: Firewall | None = None
-    firewall_policy: FirewallPolicy = FirewallPolicy()
+    firewall_policy: FirewallPolicy = field(default_factory=FirewallPolicy)
     name_lock: NameLock | None = None
