@@ -5,7 +5,6 @@ import heapq
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from itertools import islice
 
 from milpa_ray.errors import MilpaError
 
@@ -45,42 +44,23 @@ async def persist(call: Callable[[], Awaitable[None]], backoff: Backoff, what: s
             await backoff.sleep()
 
 
-OTHERS_SHARE = 4
-"""One place of so many is kept for names that are not ahead."""
-
-
-def _pop(names: dict[str, None], most: int) -> list[str]:
-    """Takes out the oldest."""
-    found = list(islice(names, most))
-    for name in found:
-        del names[name]
-    return found
-
-
 class Agenda:
     """Names to look at: at once, or from a time on. Each name is in it at most once for now and once for later.
 
-    Times are the running loop's. Order is that of arrival, but names added ``ahead`` go before the others, so that what
-    is nearly done gets done before more is begun. They never take all places, so that the others have their turn, too.
+    Times are the running loop's. Order is that of arrival.
     """
 
     def __init__(self) -> None:
-        self._ahead: dict[str, None] = {}
         self._now: dict[str, None] = {}
         self._later: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._event = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._ahead) + len(self._now)
+        return len(self._now)
 
-    def add(self, name: str, *, ahead: bool = False) -> None:
-        """Looks at ``name`` as soon as its turn comes. ``ahead`` also moves a name that waits among the others."""
-        if ahead:
-            self._now.pop(name, None)
-            self._ahead[name] = None
-        elif name not in self._ahead:
-            self._now[name] = None
+    def add(self, name: str) -> None:
+        self._now[name] = None
         self._event.set()
 
     def add_later(self, name: str, seconds: float) -> None:
@@ -101,20 +81,20 @@ class Agenda:
             elif due <= now:
                 heapq.heappop(self._heap)
                 del self._later[name]
-                self.add(name)
+                self._now[name] = None
             else:
                 return due - now
         return None
 
     async def take(self, limit: int) -> list[str]:
-        """Waits until something is due; at most ``limit`` names (at least ``OTHERS_SHARE``), those ahead first, and the
-        oldest first of each kind."""
+        """Waits until something is due; at most ``limit`` names, the oldest first."""
         while True:
             wait = self._ripen()
-            if self._now or self._ahead:
-                kept = min(len(self._now), limit // OTHERS_SHARE)
-                names = _pop(self._ahead, limit - kept)
-                return names + _pop(self._now, limit - len(names))
+            if self._now:
+                names = [name for name, _ in zip(self._now, range(limit), strict=False)]
+                for name in names:
+                    del self._now[name]
+                return names
             self._event.clear()
             try:
                 async with asyncio.timeout(wait):

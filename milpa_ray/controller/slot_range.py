@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from milpa_ray.api.meta import ObjectReference
-from milpa_ray.api.node import Node, NodePhase
+from milpa_ray.api.node import Node
 from milpa_ray.api.pod import Pod, PodPhase
 from milpa_ray.controller.capacity import Full, decode_capacity
 from milpa_ray.controller.committing import Deposed, commit_fenced
@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 
 PASS_CASES = 256
 """Cases of one pass: enough to fill a few transactions, few enough that a pass takes milliseconds."""
-STARTING = frozenset({PodPhase.WAITING, PodPhase.DISPATCHING})
-"""Phases of a pod that is on its way to Running."""
 REFUSED_SPREAD_S = 0.05
 """Between two pods that waited for capacity when some has come back."""
 CONFLICT_PAUSE_S = 0.05
@@ -142,7 +140,7 @@ class SlotRange:
             return
         if isinstance(item.obj, Pod):
             self._follow_refused(item.obj, there=after is not None)
-            self._agenda.add(item.obj.name, ahead=item.obj.status.phase == PodPhase.DISPATCHING)
+            self._agenda.add(item.obj.name)
             return
         node = item.obj
         pod_name = node.status.bound_pod_name
@@ -156,15 +154,13 @@ class SlotRange:
             self._nodes[node.name] = Versioned(item.key, node, item.revision)
             self._nodes_of[pod_name].add(node.name)
         self._links.follow(node if after is not None else None, node.name)
-        self._agenda.add(pod_name, ahead=node.status.phase == NodePhase.AVAILABLE)
+        self._agenda.add(pod_name)
 
     def _node_changed(self, node_name: str) -> None:
-        """Something was learnt about a node's agent. A pod that it is to start has only quick steps left before it."""
+        """Something was learnt about a node's agent."""
         item = self._nodes.get(node_name)
         if item is not None:
-            name = item.obj.status.bound_pod_name
-            pod = self._view.items.get(self._deps.keys.pod(name))
-            self._agenda.add(name, ahead=pod is not None and pod.obj.status.phase in STARTING)
+            self._agenda.add(item.obj.status.bound_pod_name)
 
     def _follow_refused(self, pod: Pod, *, there: bool) -> None:
         """Remembers the pods that wait for capacity, in the order in which they were refused."""

@@ -1,30 +1,20 @@
-"""What a shard looks at first; and real controllers in the simulated world: what they parse, and what they need not."""
+"""Real controllers in the simulated world: what they parse, and what they need not."""
 
 import asyncio
-import itertools
-import random
 from collections import Counter
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.api.pod import Pod, PodPhase
-from milpa_ray.clock import SystemClock
 from milpa_ray.controller import cloud_duties, slot_range
 from milpa_ray.controller.cloud_duties import CloudDuties
-from milpa_ray.controller.deps import ShardDeps
 from milpa_ray.controller.slot_range import SlotRange
-from milpa_ray.keys import Keys, slot_of
-from milpa_ray.limits import Limits
 from milpa_ray.planner.launches import Batch
-from milpa_ray.planner.membership import ShardEntry
-from milpa_ray.ports import Token
-from milpa_ray.store.memory import MemoryStore
 from milpa_ray.store.port import Put, Txn
 from tests.simulation.cluster import coordinator, shard
-from tests.simulation.toys import a_node, a_pod
+from tests.simulation.toys import a_pod
 from tests.simulation.world import Faults, Ports, World
 
 PODS = 12
@@ -111,39 +101,3 @@ def test_a_coordinator_parses_none_of_its_own_commits(seed: int) -> None:
     assert len(ledger.parsed) == PODS * 3  # the nodes Creating, Available and Claimed, which the shard wrote
     assert not ledger.wrote & ledger.parsed.keys()
     assert not batches_parsed.called
-
-
-def node_of(pod: str, phase: NodePhase) -> Node:
-    return a_node(f"node-of-{pod}", phase, pod)
-
-
-async def test_pods_that_can_be_started_now_go_before_those_that_have_to_wait() -> None:
-    keys = Keys("c")
-    deps = ShardDeps(
-        MemoryStore(),
-        keys,
-        SystemClock(),
-        random.Random(1),
-        Limits(),
-        lease=None,  # type: ignore[arg-type]
-        dialer=None,  # type: ignore[arg-type]
-        recorder=None,  # type: ignore[arg-type]
-        offers=None,  # type: ignore[arg-type]
-    )
-    served = SlotRange(deps, ShardEntry("0", "i", 0, 1024), Token(1, 1))
-    revisions = itertools.count(2)
-
-    def stored(obj: Pod | Node, pod: str) -> None:
-        key = keys.pod(pod) if isinstance(obj, Pod) else keys.node(slot_of(pod), obj.name)
-        served._view.apply(key, obj, next(revisions))
-
-    for name in ("new", "launching", "booting", "runs", "hears", "ready", "bound"):
-        stored(a_pod(name, {"runs": PodPhase.RUNNING, "bound": PodPhase.DISPATCHING}.get(name, PodPhase.WAITING)), name)
-    stored(node_of("launching", NodePhase.CREATING), "launching")
-    stored(node_of("booting", NodePhase.CREATED), "booting")
-    stored(node_of("hears", NodePhase.CREATED), "hears")
-    stored(node_of("ready", NodePhase.AVAILABLE), "ready")
-    stored(node_of("runs", NodePhase.CLAIMED), "runs")
-    served._node_changed("node-of-runs")
-    served._node_changed("node-of-hears")
-    assert await served._agenda.take(64) == ["bound", "ready", "hears", "new", "launching", "booting", "runs"]
