@@ -14,6 +14,8 @@ from milpa_ray.ports import AGENT_PORT
 from milpa_ray.userdata import UserData
 from nodeagent.agent import NodeAgent
 from nodeagent.images import ImageStore, Registries
+from nodeagent.imds import InstanceMetadata
+from nodeagent.interruption import metadata_enabled, watch_interruption
 from nodeagent.node import node_facts
 from nodeagent.records import Memory
 from nodeagent.runtime import Runtime
@@ -67,10 +69,15 @@ async def _run(options: argparse.Namespace, user_data: UserData, dirs: StateDir)
     log.info("serving on %s:%d with %s", options.listen, port, secured)
     # The port for whoever asked for a free one; nothing else reads this file.
     (dirs.root / "port").write_text(f"{port}\n")
+    watching = None
+    if metadata_enabled():
+        watching = asyncio.create_task(watch_interruption(InstanceMetadata(), agent.interrupted, SystemClock()))
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
+    if watching is not None:
+        watching.cancel()
     agent.end_watches()
     await server.stop(0.5)
     await agent.close()

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import NoReturn
 
 from milpa_ray import __version__
@@ -38,6 +39,7 @@ class NodeAgent:
         self.pod = PodRunner(tools, facts, self._changed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping: asyncio.Task[None] | None = None
+        self._interruption_at: datetime | None = None
         self.closing = False
 
     def resume(self) -> None:
@@ -51,6 +53,12 @@ class NodeAgent:
             self._stopping = self._spawn(self._finish_stop(self._held, 0.0))
         else:
             self.pod.apply(self._held)
+
+    def interrupted(self, at: datetime) -> None:
+        """The cloud takes the instance back then: told to whoever watches, and nothing else. Whether and when the pod
+        is stopped is its owner's to say."""
+        self._interruption_at = at
+        self._changed()
 
     def end_watches(self) -> None:
         """Lets the watch streams end, so that a server can stop without breaking them off."""
@@ -142,6 +150,7 @@ class NodeAgent:
             None if known else tuple(units),
             () if known else tuple(init_units),
             self._memory.agent.stopped,
+            self._interruption_at,
         )
 
     @contextmanager

@@ -1,9 +1,10 @@
 """A real agent as a subprocess on loopback, and everything of it gone at the end. Shared by this room's tests."""
 
 import asyncio
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from milpa_ray.ports import AgentAddress, AgentReport, DesiredPod, Token
 from milpa_ray.userdata import UserData
 from nodeagent.cleanup import clean_up
 from nodeagent.client import GrpcAgent, GrpcDialer
+from nodeagent.interruption import DISABLED_VARIABLE
 from tests.oci import free_port
 from tests.waiting import wait_until
 
@@ -21,9 +23,17 @@ UID = "pod-uid-1"
 
 
 class RunningAgent:
-    """An agent process with its state directory; it can be killed and started again."""
+    """An agent process with its state directory; it can be killed and started again. It asks no metadata service,
+    unless ``environment`` says which."""
 
-    def __init__(self, folder: Path, options: Sequence[str] = (), user_data: UserData = UserData("c", "b")) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[str] = (),
+        user_data: UserData = UserData("c", "b"),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = os.environ | (environment or {DISABLED_VARIABLE: "true"})
         self.state = folder / "state"
         self.port = free_port()
         self._log = folder / "agent.out"
@@ -37,7 +47,7 @@ class RunningAgent:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._argv, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._argv, stdout=log, stderr=log, env=self._environment)
         (self.state / "port").unlink(missing_ok=True)
         wait_until(lambda: self.process.poll() is not None or (self.state / "port").exists(), 20.0, "the agent serves")
         assert self.process.poll() is None, self._log.read_text()[-2000:]
@@ -56,9 +66,14 @@ class RunningAgent:
 
 
 @contextmanager
-def running_agent(folder: Path, *options: str, user_data: UserData = UserData("c", "b")) -> Iterator[RunningAgent]:
+def running_agent(
+    folder: Path,
+    *options: str,
+    user_data: UserData = UserData("c", "b"),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[RunningAgent]:
     folder.mkdir(parents=True, exist_ok=True)
-    agent = RunningAgent(folder, options, user_data)
+    agent = RunningAgent(folder, options, user_data, environment)
     try:
         agent.start()
         yield agent
