@@ -1,0 +1,36 @@
+"""The API server of the bench: one moto for all tests of a run, behind a proxy that each test scripts for itself."""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+import pytest
+
+from tests.aws.account import Account, furnish
+from tests.aws.moto_server import MotoServer
+from tests.aws.proxy import AwsProxy
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
+    """An AWS API server."""
+    server = MotoServer(tmp_path_factory.mktemp("moto") / "moto.log")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def account(moto: MotoServer) -> Account:
+    """A VPC, subnets and an image in it."""
+    return furnish(moto.url, IPv4Network("10.77.0.0/20"))
+
+
+@pytest.fixture
+def proxy(moto: MotoServer) -> Iterator[AwsProxy]:
+    """A proxy before it, with full buckets and nothing scripted."""
+    made = AwsProxy(moto.url).start()
+    try:
+        yield made
+    finally:
+        made.stop()
