@@ -68,6 +68,9 @@ class ControllerActor:
 
     nice = 0
     """What the niceness of the controller's threads is raised by."""
+    own_session = False
+    """Whether the process leaves Ray's session. Linux shares the CPU out among sessions first (autogroup), so in Ray's
+    it waits whenever the shards have had that session's share, however little it needs itself."""
 
     def __init__(self, build: Build, config: ActorConfig) -> None:
         # No I/O here: an exception in a restarted actor's constructor is its final death.
@@ -108,6 +111,8 @@ class ControllerActor:
         try:
             _log_to(self._config.log_file)
             log.info("%s starts as process %d", self._config.name, os.getpid())
+            if self.own_session:
+                _leave_session()
             os.nice(self.nice)  # of this thread, and of those that it starts from now on
             self._controller = await self._build(self._config)
             _calm_collector()
@@ -126,6 +131,16 @@ class ControllerActor:
                 await asyncio.sleep(MIN_LIFE_S - (time.monotonic() - self._born))
             logging.shutdown()
             os._exit(1)
+
+
+def _leave_session() -> None:
+    """Makes this process the leader of a session of its own, which the leader of a process group may not."""
+    try:
+        if os.getpgrp() == os.getpid() != os.getsid(0):
+            os.setpgid(0, os.getpgid(os.getppid()))
+        os.setsid()
+    except OSError as error:
+        log.debug("it stays in its session: %s", error)
 
 
 def _calm_collector() -> None:
@@ -153,6 +168,8 @@ class CoordinatorActor(ControllerActor):
 
 class ApiActor(ControllerActor):
     """Hosts the API server of one controller host."""
+
+    own_session = True
 
 
 def _log_to(path: Path) -> None:

@@ -17,7 +17,7 @@ from milpa_ray.server.cache import WatchCache
 from milpa_ray.server.items import Item
 from milpa_ray.server.peers import MAX_AGE_S, Peers
 
-PATIENCE_S = 0.04
+PATIENCE_S = 0.025
 CONFIRM_S = 0.2
 """While objects change, the cache's age is looked at this often, so that it is known when it is asked for."""
 
