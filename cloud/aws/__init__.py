@@ -1,1 +1,1 @@
-"""The AWS cloud: adapters of the ports over boto3, which is imported nowhere else and only when first needed."""
+"""Milpa on AWS: the ports of the domain over the EC2, Route53, ELB and DynamoDB APIs. The only place with boto3."""

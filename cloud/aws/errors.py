@@ -1,65 +1,166 @@
-"""AWS' errors as Milpa's. Knows codes only, not what was asked for: a caller that expects a refusal reads its code."""
+"""AWS' errors as the domain's: tables of error codes, and what the SDK raises without an answer.
 
-from milpa_ray.errors import CloudNotReady, CloudRefused, CloudThrottled, CloudUnavailable, MilpaError
+What a code means for a launch is more than what it means for other calls (capacity, things that are gone), so there
+are two translations: ``translate`` for all calls, ``translate_launch`` on top of it for ``RunInstances``.
+"""
+
+from typing import Any
+
+from milpa_ray.errors import (
+    CapacityScope,
+    CloudNotReady,
+    CloudRefused,
+    CloudThrottled,
+    CloudUnavailable,
+    LaunchOutdated,
+    LaunchRejected,
+    MilpaError,
+    NoCapacity,
+)
 
 THROTTLED = frozenset(
     {
+        "RequestLimitExceeded",
+        "EC2ThrottledException",
         "PriorRequestNotComplete",
         "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
         "SlowDown",
         "TooManyRequestsException",
     }
 )
+"""Besides whatever begins with ``Throttl``."""
+
 UNAVAILABLE = frozenset(
-    {"InternalError", "InternalFailure", "InternalServerError", "ServiceUnavailable", "Unavailable", "RequestTimeout"}
-)
-NOT_READY = frozenset(
     {
-        "AccessDenied",
-        "AccessDeniedException",
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "InternalServiceError",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServerInternal",
+        "ServiceUnavailable",
+        "Unavailable",
+    }
+)
+"""Besides whatever comes with an HTTP status of 500 and above and is in no other table."""
+
+CREDENTIALS = frozenset(
+    {
         "AuthFailure",
         "ExpiredToken",
         "ExpiredTokenException",
+        "IncompleteSignature",
         "InvalidClientTokenId",
-        "OptInRequired",
-        "PendingVerification",
+        "MissingAuthenticationToken",
+        "RequestExpired",
         "SignatureDoesNotMatch",
-        "UnauthorizedOperation",
         "UnrecognizedClientException",
     }
 )
-"""Somebody has to give a permission or mend the credentials; then the same call works."""
+FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+ACCOUNT = frozenset({"Blocked", "OptInRequired", "PendingAccountVerification", "PendingVerification"})
+
+CAPACITY = {
+    "InsufficientCapacity": CapacityScope.TYPE,
+    "InsufficientHostCapacity": CapacityScope.TYPE,
+    "InsufficientInstanceCapacity": CapacityScope.TYPE,
+    "InsufficientReservedInstanceCapacity": CapacityScope.TYPE,
+    "UnfulfillableCapacity": CapacityScope.TYPE,
+    "InsufficientAddressCapacity": CapacityScope.SUBNET,
+    "InsufficientFreeAddressesInSubnet": CapacityScope.SUBNET,
+    "InstanceLimitExceeded": CapacityScope.FAMILY,
+    "VcpuLimitExceeded": CapacityScope.FAMILY,
+    "MaxSpotInstanceCountExceeded": CapacityScope.SPOT,
+    "SpotMaxPriceTooLow": CapacityScope.SPOT,
+}
+"""How far a refused launch is remembered. ``Unsupported`` is here too when it names a zone: the type is not there."""
+
+OUTDATED = frozenset(
+    {
+        "IdempotentInstanceTerminated",
+        "InvalidAMIID.NotFound",
+        "InvalidAMIID.Unavailable",
+        "InvalidGroup.NotFound",
+        "InvalidSecurityGroupID.NotFound",
+        "InvalidSnapshot.NotFound",
+        "InvalidSubnet",
+        "InvalidSubnetID.NotFound",
+    }
+)
+"""What a recorded launch names is gone: it is prepared anew."""
+
+PERMISSION_REMEDY = "give Milpa's user or role the permissions listed in docs/aws.md"
+CREDENTIAL_REMEDY = (
+    "check cloud.aws.accessKeyID and secretAccessKey, the environment's AWS_ACCESS_KEY_ID, ~/.aws, or the instance's "
+    "role, and this machine's clock"
+)
 
 
-def translate(operation: str, error: Exception) -> MilpaError:
-    """The error of a boto3 call as one of ours. ``operation`` is named in the message, as ``ec2 run_instances``."""
-    from botocore.exceptions import ClientError
+def translate(service: str, operation: str, error: Exception) -> MilpaError | None:
+    """The domain's error for what boto3 raised in a call; None when it is none of boto3's."""
+    from botocore import exceptions
 
-    if not isinstance(error, ClientError):
-        return _without_answer(operation, error)
-    told = error.response.get("Error", {})
-    code, message = str(told.get("Code", "Unknown")), str(told.get("Message", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    text = f"{operation}: {code}: {message}"
-    if code in THROTTLED or code.startswith("Throttling"):
-        return CloudThrottled(text)
-    if code in NOT_READY:
-        return CloudNotReady(f"{text}; check the credentials and the IAM policy (docs/iam-policy.json)")
-    if code in UNAVAILABLE or status >= 500:
-        return CloudUnavailable(text)
-    return CloudRefused(code, f"{operation}: {message}")
+    where = f"{service} {operation}"
+    if isinstance(error, exceptions.ClientError):
+        return _translate_answer(where, error.response)
+    if isinstance(
+        error,
+        (
+            exceptions.NoCredentialsError,
+            exceptions.PartialCredentialsError,
+            exceptions.CredentialRetrievalError,
+            exceptions.NoAuthTokenError,
+            exceptions.TokenRetrievalError,
+            exceptions.ProfileNotFound,
+            exceptions.NoRegionError,
+        ),
+    ):
+        return CloudNotReady(f"{where}: {error}: {CREDENTIAL_REMEDY}")
+    if isinstance(error, exceptions.ParamValidationError):
+        return CloudRefused("ParamValidation", f"{where}: {error}")
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.BotoCoreError)):
+        return CloudUnavailable(f"{where}: {error}")
+    return None
 
 
-def _without_answer(operation: str, error: Exception) -> MilpaError:
-    from botocore.exceptions import NoCredentialsError, ParamValidationError, PartialCredentialsError
+def _translate_answer(where: str, response: Any) -> MilpaError:
+    code = str(response.get("Error", {}).get("Code", ""))
+    message = str(response.get("Error", {}).get("Message", "")) or "no message"
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    told = f"{where}: {code}: {message}"
+    if code in THROTTLED or code.startswith("Throttl"):
+        return CloudThrottled(told)
+    if code in CREDENTIALS:
+        return CloudNotReady(f"{told} ({CREDENTIAL_REMEDY})")
+    if code in FORBIDDEN:
+        return CloudForbidden(code, f"{told} ({PERMISSION_REMEDY})")
+    if code in ACCOUNT:
+        return CloudNotReady(f"{told} (the AWS account cannot be used for this yet; see its console)")
+    if code in UNAVAILABLE or (status >= 500 and code not in CAPACITY):
+        return CloudUnavailable(told)
+    return CloudRefused(code, message)
 
-    if isinstance(error, ParamValidationError):
-        return CloudRefused("ParamValidation", f"{operation}: {error}")
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return CloudNotReady(
-            f"{operation}: {error}; set cloud.aws.accessKeyID and secretAccessKey, or give this machine an IAM role"
-        )
-    return CloudUnavailable(f"{operation}: {error}")
+
+class CloudForbidden(CloudNotReady):
+    """A permission is missing. For a launch this may be meant (a policy that allows some types only)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def translate_launch(error: MilpaError) -> MilpaError:
+    """What ``translate`` made of an error of ``RunInstances``, as a launch's error."""
+    if isinstance(error, CloudForbidden):
+        return LaunchRejected(error.code, str(error))
+    if not isinstance(error, CloudRefused):
+        return error
+    code, message = error.code, str(error).removeprefix(f"{error.code}: ")
+    if code in CAPACITY:
+        return NoCapacity(code, message, CAPACITY[code])
+    if code == "Unsupported" and "availability zone" in message.lower():
+        return NoCapacity(code, message, CapacityScope.TYPE)
+    if code in OUTDATED:
+        return LaunchOutdated(code, message)
+    return LaunchRejected(code, message)

@@ -1,89 +1,134 @@
-"""One way to AWS' APIs: boto3 clients in a small pool of threads, each call one request.
+"""How AWS is called: credentials, region, endpoint, threads, pace and errors. One ``AwsSession`` per process.
 
-The SDK's own retries are off: who calls decides whether it may still ask. Credentials and region are the settings' or
-the SDK's own chain; the endpoint is the SDK's, too (``AWS_ENDPOINT_URL``).
+boto3 blocks, so calls run in a small pool of threads; its own retries are off, since our callers check before each try
+that they still may. The order of credentials is the manual's: environment, ``server.yml``, ``~/.aws``, the instance's
+role. The endpoint is the SDK's business (``AWS_ENDPOINT_URL``, ``AWS_ENDPOINT_URL_EC2``).
 """
 
 import asyncio
+import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from cloud.aws.errors import translate
+from cloud.aws.throttle import Pace
+from milpa_ray.errors import CloudThrottled
 
+T = TypeVar("T")
 THREADS = 8
 CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 60.0
+"""A launch of many instances may take half a minute to be answered."""
 
 
-class Calls(Protocol):
-    """What the adapters need of AWS."""
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Keys of ``server.yml``, which the environment's win over. Empty: the SDK finds some itself."""
 
-    async def call(self, service: str, operation: str, /, **params: Any) -> dict[str, Any]:
-        """One API call, by boto3's names, such as ``("ec2", "describe_vpcs")``; the answer as boto3 gives it.
+    access_key_id: str = ""
+    secret_access_key: str = field(default="", repr=False)
 
-        Raises:
-            CloudThrottled, CloudUnavailable, CloudNotReady, CloudRefused
-        """
+    def arguments(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What a boto3 session is told; nothing lets it look into environment, ``~/.aws`` and role by itself."""
+        env = os.environ if env is None else env
+        key = env.get("AWS_ACCESS_KEY_ID") or self.access_key_id
+        secret = env.get("AWS_SECRET_ACCESS_KEY") or self.secret_access_key
+        if not key or not secret:
+            return {}
+        told = {"aws_access_key_id": key, "aws_secret_access_key": secret}
+        # A session token belongs to the environment's key, never to that of server.yml.
+        if key == env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SESSION_TOKEN"):
+            told["aws_session_token"] = env["AWS_SESSION_TOKEN"]
+        return told
 
 
 class AwsSession:
-    """Implements ``Calls``. Cheap to build: boto3 is imported with the first call."""
+    """Calls AWS' APIs. Cheap to build: boto3 is imported by the first call."""
 
-    def __init__(self, region: str, access_key_id: str = "", secret_access_key: str = "") -> None:
+    def __init__(self, region: str, credentials: Credentials = Credentials(), pace: Pace | None = None) -> None:
         self.region = region
-        self._keys = (access_key_id or None, secret_access_key or None)
+        self._credentials = credentials
+        self._pace = pace if pace is not None else Pace()
         self._pool = ThreadPoolExecutor(THREADS, "aws")
-        self._lock = threading.Lock()
+        self._making = threading.Lock()
         self._session: Any = None
         self._clients: dict[str, Any] = {}
 
-    async def call(self, service: str, operation: str, /, **params: Any) -> dict[str, Any]:
-        """As ``Calls.call``."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, service, operation, params)
+    async def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """The answer of one API call, such as ``call("ec2", "DescribeVpcs", VpcIds=[...])``. Waits for the pace first.
 
-    def _call(self, service: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        Raises:
+            CloudThrottled, CloudUnavailable, CloudNotReady: see there. CloudRefused: any other error, with its code.
+        """
+        launched = int(parameters.get("MaxCount", 0)) if operation == "RunInstances" else 0
+        await self._pace.wait(service, operation, launched)
+        loop = asyncio.get_running_loop()
         try:
-            answer: dict[str, Any] = getattr(self._client(service), operation)(**params)
+            return await loop.run_in_executor(self._pool, self._send, service, operation, parameters)
+        except CloudThrottled:
+            self._pace.throttled(service, operation)
+            raise
+
+    async def pages(self, service: str, operation: str, **parameters: Any) -> AsyncIterator[dict[str, Any]]:
+        """The answers of a call that pages by ``NextToken``. Raises as ``call``."""
+        while True:
+            page = await self.call(service, operation, **parameters)
+            yield page
+            token = page.get("NextToken")
+            if not token:
+                return
+            parameters["NextToken"] = token
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """The result of other blocking work."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def close(self) -> None:
+        """Ends the threads as they get idle; waits for none."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # ------------------------------------------------------------ in the threads
+
+    def _send(self, service: str, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            client = self._client(service)
+            method = getattr(client, _method_name(operation))
+            answer: dict[str, Any] = method(**parameters)
         except Exception as error:
-            raise translate(f"{service} {operation}", error) from error
+            translated = translate(service, operation, error)
+            if translated is None:
+                raise
+            raise translated from error
         return answer
 
     def _client(self, service: str) -> Any:
+        """Clients may be shared by threads, but not made by several at a time."""
+        client = self._clients.get(service)
+        if client is not None:
+            return client
         import boto3
         from botocore.config import Config
 
-        with self._lock:  # making a client is not thread-safe, using one is
+        with self._making:
             if self._session is None:
-                key, secret = self._keys
-                self._session = boto3.Session(
-                    region_name=self.region, aws_access_key_id=key, aws_secret_access_key=secret
-                )
+                self._session = boto3.session.Session(region_name=self.region, **self._credentials.arguments())
             if service not in self._clients:
                 config = Config(
                     retries={"total_max_attempts": 1},
-                    max_pool_connections=THREADS,
                     connect_timeout=CONNECT_TIMEOUT_S,
                     read_timeout=READ_TIMEOUT_S,
+                    max_pool_connections=THREADS,
+                    tcp_keepalive=True,
+                    user_agent_extra="milpa",
                 )
                 self._clients[service] = self._session.client(service, config=config)
             return self._clients[service]
 
-    async def close(self) -> None:
-        """Ends the threads once their calls have been answered."""
-        await asyncio.to_thread(self._pool.shutdown)
 
+def _method_name(operation: str) -> str:
+    from botocore import xform_name
 
-async def pages(
-    aws: Calls, service: str, operation: str, /, token: tuple[str, str] = ("NextToken", "NextToken"), **params: Any
-) -> AsyncIterator[dict[str, Any]]:
-    """All pages of a listing, one call each. ``token``: the parameter that asks for the next page, and the field of an
-    answer that says what to ask."""
-    ask, told = token
-    while True:
-        page = await aws.call(service, operation, **params)
-        yield page
-        if not page.get(told):
-            return
-        params[ask] = page[told]
+    return str(xform_name(operation))
