@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cli import milpa_catalog
+from cli.milpa_options import Config, HomeDir, Output
+from cli.milpa_options import check_output as _check_output
+from cli.milpa_options import home_of as _home
 from cli.reporting import CommandFailed, note, report
 
 if TYPE_CHECKING:
@@ -24,15 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(milpa_catalog.app)
 
-HomeDir = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--home", envvar="MILPA_HOME", help="Where Milpa keeps its files.", show_default="/opt/milpa"),
-]
-Config = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--config", "-c", help="Settings to use instead of etc/server.yml in the home."),
-]
 DisableTls = Annotated[
     bool, typer.Option("--disable-tls", help="Let anyone who reaches the API port do anything. For trying things out.")
 ]
@@ -147,7 +144,7 @@ def server(
 def doctor(
     home: HomeDir = None,
     config: Config = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="'json' for programs.")] = "",
+    output: Output = "",
 ) -> None:
     """Check whether this machine can run Milpa, and say how to mend what is wrong."""
     from cli.milpa_tables import show_checks
@@ -168,10 +165,11 @@ def doctor(
 @app.command()
 def status(
     home: HomeDir = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="'json' for programs.")] = "",
+    output: Output = "",
 ) -> None:
     """Show what runs, and how it does. Exit code 1 unless all is up."""
     from cli.milpa_tables import show_status
+    from shards.catalogs import age_warning
     from shards.foreground import state_of
     from shards.installation import Installation
     from shards.layout import was_up
@@ -181,27 +179,17 @@ def status(
     if not was_up(where):
         show_status([], output)
         raise CommandFailed(f"{_never(where)} Start it with 'milpa up', or name another home (--home or MILPA_HOME)")
-    parts = state_of(Installation.found(where))
+    installation = Installation.found(where)
+    parts = state_of(installation)
     show_status(parts, output)
+    if warning := age_warning(where, installation.settings):
+        note(f"Warning: {warning}")
     if not all(part.ok for part in parts):
         raise CommandFailed("Milpa is not up: start it with 'milpa up'")
 
 
 def _never(home: "Home") -> str:
     return f"Milpa was never started in {home.root}."
-
-
-def _check_output(output: str) -> None:
-    from cli.reporting import UsageError
-
-    if output not in ("", "json"):
-        raise UsageError(f"--output {output}: there is only 'json'")
-
-
-def _home(given: Path | None):  # type: ignore[no-untyped-def]  # its type would be imported for every command
-    from milpa_ray.paths import Home
-
-    return Home(given.expanduser().absolute()) if given else Home.from_env()
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from cli.output.documents import write
 from cli.output.text import table
 
 if TYPE_CHECKING:
+    from shards.catalogs import Entry
     from shards.doctor import Check
     from shards.foreground import Part
 
@@ -41,4 +42,25 @@ def show_status(parts: Sequence[Part], output: str) -> None:
         return
     rows = [["NAME", "OK", "PROCESS", "STATE"]]
     rows += [[part.name, "yes" if part.ok else "NO", str(part.pid or ""), part.detail] for part in parts]
+    write(table(rows))
+
+
+def show_catalogs(entries: Sequence[Entry], output: str) -> None:
+    """A table, or JSON."""
+    if output == "json":
+        write(json.dumps([asdict(entry) for entry in entries], indent=2) + "\n")
+        return
+    rows = [["REGION", "TYPES", "ZONES", "SPOT", "PRICES OF", "AGE", "FROM"]]
+    rows += [
+        [
+            entry.region,
+            str(entry.types),
+            str(entry.zones or "?"),
+            str(entry.spot),
+            entry.prices_as_of,
+            f"{entry.age_days}d{' (old)' if entry.old else ''}",
+            entry.file or entry.source,
+        ]
+        for entry in entries
+    ]
     write(table(rows))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud.catalog_file import CatalogBroken, Columns, read_region, read_regions
+from cloud.catalog_file import CatalogBroken, Columns, InstanceType, read_region, read_regions, read_types
 from milpa_ray.errors import Invalid
 from milpa_ray.planner.catalogue import Catalogue
 
@@ -75,10 +75,14 @@ def find_catalog(region: str, refreshed: Path | None = None) -> Found:
         except (CatalogBroken, OSError) as error:
             problem = f"refreshed catalogue not used: {error}; 'milpa catalog refresh --region {region}' makes it anew"
         else:
-            if not known or found.as_of > _shipped_regions()[region]:
+            if not known or found.as_of >= _shipped_regions()[region]:
                 return found
     if not known:
-        raise Invalid(problem or f"region: {region!r} is unknown; known are {', '.join(regions(refreshed))}")
+        raise Invalid(
+            problem
+            or f"region: {region!r} is unknown; known are {', '.join(regions(refreshed))}. "
+            "'milpa catalog refresh --region' fetches others that AWS has"
+        )
     shipped = _shipped(region)
     return Found(shipped.catalogue, shipped.as_of, shipped.source, None, problem)
 
@@ -96,6 +100,11 @@ def read_refreshed(path: Path, region: str) -> Found:
         OSError: it cannot be read.
     """
     return _found(read_region(path, region), path)
+
+
+def known_types() -> dict[str, InstanceType]:
+    """All instance types that the shipped data have, with what AWS's APIs don't tell of them."""
+    return read_types(SHIPPED)
 
 
 @cache

@@ -32,10 +32,10 @@ MAX_BYTES = 64 << 20
 
 _COLUMNS: Mapping[str, Any] = {
     "name": np.str_,
-    "generation": np.uint8,
+    "generation": np.uint16,
     "vcpus": np.uint16,
     "memory_mib": np.uint32,
-    "gpu_count": np.uint8,
+    "gpu_count": np.uint16,
     "gpu_name": np.str_,
     "gpu_memory_mib": np.uint32,
     "arch": np.str_,

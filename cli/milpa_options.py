@@ -1,0 +1,34 @@
+"""Options that several ``milpa`` commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from milpa_ray.paths import Home
+
+HomeDir = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it at run time
+    typer.Option("--home", envvar="MILPA_HOME", help="Where Milpa keeps its files.", show_default="/opt/milpa"),
+]
+Config = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--config", "-c", help="Settings to use instead of etc/server.yml in the home."),
+]
+Output = Annotated[str, typer.Option("--output", "-o", help="'json' for programs.")]
+
+
+def check_output(output: str) -> None:
+    """Raises UsageError when there is no such format."""
+    from cli.reporting import UsageError
+
+    if output not in ("", "json"):
+        raise UsageError(f"--output {output}: there is only 'json'")
+
+
+def home_of(given: Path | None) -> "Home":
+    """The home that ``--home`` names, or else MILPA_HOME."""
+    from milpa_ray.paths import Home
+
+    return Home(given.expanduser().absolute()) if given else Home.from_env()
