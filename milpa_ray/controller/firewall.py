@@ -176,6 +176,7 @@ class FirewallDuty:
                 except Retryable:
                     raise
                 except MilpaError as error:
+                    self._groups.pop(ports_group(bound.ports), None)  # it may be gone: the next pod asks again
                     log.error("firewall: ports of pod %s: %s", bound.pod.name, error)
                     self._deps.recorder.record(bound.pod, "firewall-failed", str(error))
             self._dirty.discard(instance_id)

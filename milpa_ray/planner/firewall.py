@@ -7,6 +7,7 @@ Which groups a Service adds is not decided here.
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from milpa_ray.api.pod import Pod, Protocol
 from milpa_ray.ports import AGENT_PORT, Rule
@@ -34,18 +35,24 @@ class FirewallPolicy:
     ports: tuple[OpenPort, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RuleChanges:
-    """What is to be added first, and what is to be revoked then: in this order nothing that stays allowed is ever
-    cut off."""
+class RuleStep(NamedTuple):
+    """Rules to add, or else to revoke, in one go."""
 
-    add: frozenset[Rule]
-    revoke: frozenset[Rule]
+    adds: bool
+    rules: tuple[Rule, ...]
 
 
-def rule_changes(wanted: Collection[Rule], actual: Collection[Rule]) -> RuleChanges:
-    """From the ``actual`` rules to the ``wanted`` ones."""
-    return RuleChanges(frozenset(wanted) - frozenset(actual), frozenset(actual) - frozenset(wanted))
+def rule_steps(wanted: Collection[Rule], actual: Collection[Rule], most: int) -> list[RuleStep]:
+    """The way from the ``actual`` rules to the ``wanted`` ones, of which there may be ``most``.
+
+    Adds first, so that traffic which stays allowed is never cut off. Only what does not fit beside the rules that are
+    to go is added after they are revoked.
+    """
+    add = sorted(set(wanted) - set(actual))
+    revoke = sorted(set(actual) - set(wanted))
+    room = max(0, most - len(set(actual)))
+    steps = [RuleStep(True, tuple(add[:room])), RuleStep(False, tuple(revoke)), RuleStep(True, tuple(add[room:]))]
+    return [step for step in steps if step.rules]
 
 
 def node_rules(policy: FirewallPolicy, own_ranges: Iterable[str]) -> frozenset[Rule]:
