@@ -20,6 +20,10 @@ class MetadataServer(ThreadingHTTPServer):
         self.tokens: set[str] = set()
         self.asked = 0
 
+    def answers_for(self, address: str) -> dict[str, bytes]:
+        """What the caller at that address is told."""
+        return self.answers
+
     @property
     def endpoint(self) -> str:
         host, port = self.server_address[:2]
@@ -41,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked += 1
         if self.headers.get("X-aws-ec2-metadata-token") not in self.server.tokens:
             return self._answer(401)
-        body = self.server.answers.get(self.path.removeprefix("/latest/"))
+        body = self.server.answers_for(self.client_address[0]).get(self.path.removeprefix("/latest/"))
         return self._answer(404) if body is None else self._answer(200, body)
 
     def _answer(self, code: int, body: bytes = b"") -> None:
