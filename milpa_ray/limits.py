@@ -30,6 +30,8 @@ class Limits(Model):
     """How long a Terminated node stays in the store."""
     stop_grace_s: float = Field(default=30.0, ge=0)
     """Between SIGTERM and SIGKILL of a unit."""
+    interruption_margin_s: float = Field(default=15.0, ge=0)
+    """What of a spot interruption's notice is kept free after the pod's stop, for its logs and for late clocks."""
     capacity_memory_s: int = Field(default=180, ge=1)
     """How long a failed launch keeps its (capacity type, instance type, zone) from being chosen."""
     gc_interval_s: float = Field(default=60.0, gt=0)

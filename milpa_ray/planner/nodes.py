@@ -9,6 +9,7 @@ from milpa_ray.api.node import Node, NodePhase, NodeSpec, NodeStatus
 from milpa_ray.api.phases import POD_TERMINAL
 from milpa_ray.api.pod import PlacementSpec, Pod
 from milpa_ray.planner.choose import Choice
+from milpa_ray.planner.interruption import goes_on, interrupted
 from milpa_ray.planner.pods import live_node
 from milpa_ray.planner.snapshot import Case, Draft
 
@@ -63,11 +64,11 @@ def plan_nodes(draft: Draft) -> None:
 
 
 def needed(draft: Draft, node: Node) -> bool:
-    """Whether the case's pod waits for, or runs on, this node."""
+    """Whether the case's pod waits for, runs on, or will go on on this node."""
     pod = draft.pod
     if pod is None or pod.uid != node.status.pod_uid or pod.status.phase in POD_TERMINAL or node.spec.terminate:
         return False
-    if pod.status.bound_node_name:
+    if pod.status.bound_node_name and not goes_on(draft, pod):
         return pod.status.bound_node_name == node.name
     chosen = live_node(draft, pod)
     return chosen is None or chosen.name == node.name
@@ -126,7 +127,7 @@ def _claimed(draft: Draft, node: Node) -> None:
         message = f"its agent has been silent for {facts.silent_s:.0f} s"
         draft.set_node(node.name, NodePhase.CLEANING, reason=UNREACHABLE, message=message)
         draft.note(node, "node-cleaning", message)
-    elif node.spec.terminate and pod is not None:
+    elif node.spec.terminate and pod is not None and not interrupted(node):
         draft.effect("stop", node.name, pod.uid, draft.limits.stop_grace_s)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.api.phases import POD_TERMINAL
 from milpa_ray.api.pod import Pod, PodPhase, RestartPolicy, UnitStatus
+from milpa_ray.planner.interruption import SPOT_INTERRUPTED, goes_on, interrupted, must_stop, stop_left_s
 from milpa_ray.planner.snapshot import AgentFacts, Draft
 
 UNBOUND: dict[str, Any] = {
@@ -26,8 +27,8 @@ UNIT_FAILED = "UnitFailed"
 NODE_LOST = "NodeLost"
 LAUNCH_REJECTED = "LaunchRejected"
 """Reason of a node that the cloud refused to launch, set by the coordinator."""
-ENDING_REASONS = frozenset({START_FAILED, UNIT_FAILED})
-"""Reasons that, stored on a pod that is Dispatching or Running, say that it is being stopped for good."""
+ENDING_REASONS = frozenset({START_FAILED, UNIT_FAILED, SPOT_INTERRUPTED})
+"""Reasons that, stored on a pod that is Dispatching or Running, say that it is being stopped there for good."""
 
 TOWARDS_CLAIMED = (NodePhase.CREATING, NodePhase.CREATED, NodePhase.AVAILABLE, NodePhase.CLAIMED)
 LIVE_NODE = frozenset(TOWARDS_CLAIMED)
@@ -53,7 +54,8 @@ def live_node(draft: Draft, pod: Pod) -> Node | None:
 
 
 def plan_pod(draft: Draft) -> bool:
-    """Plans the draft's pod. True: it waits for a node and none is being made, so one should be chosen."""
+    """Plans the draft's pod. True: it waits for a node, or must leave its own, and none is being made, so one should be
+    chosen."""
     pod = draft.pod
     if pod is None:
         return False
@@ -63,7 +65,16 @@ def plan_pod(draft: Draft) -> bool:
         return _waiting(draft, pod)
     else:
         _bound(draft, pod)
+        return _needs_another(draft)
     return False
+
+
+def _needs_another(draft: Draft) -> bool:
+    """Whether the pod must leave its node, and no other is being made for it."""
+    pod = draft.pod
+    if pod is None or not goes_on(draft, pod) or pod.status.reason == START_FAILED:
+        return False
+    return live_node(draft, pod) is None and _rejection(draft, pod) is None
 
 
 def _terminal(draft: Draft, pod: Pod) -> None:
@@ -99,13 +110,18 @@ def _waiting(draft: Draft, pod: Pod) -> bool:
 def _rejected(draft: Draft, pod: Pod) -> bool:
     """Whether the cloud has just refused a launch for this pod for good. The next try waits until that node's record
     is purged, so that a wrong setting does not make a storm of launches."""
-    node = next(
-        (n for n in draft.nodes.values() if n.status.pod_uid == pod.uid and n.status.reason == LAUNCH_REJECTED), None
-    )
+    node = _rejection(draft, pod)
     if node is not None and (pod.status.reason, pod.status.message) != (LAUNCH_REJECTED, node.status.message):
         draft.set_pod(reason=LAUNCH_REJECTED, message=node.status.message)
         draft.note(pod, "pod-unschedulable", node.status.message)
     return node is not None
+
+
+def _rejection(draft: Draft, pod: Pod) -> Node | None:
+    """The node whose launch for this pod was refused."""
+    return next(
+        (n for n in draft.nodes.values() if n.status.pod_uid == pod.uid and n.status.reason == LAUNCH_REJECTED), None
+    )
 
 
 def _bind(draft: Draft, pod: Pod, node: Node) -> None:
@@ -136,9 +152,11 @@ def _bound(draft: Draft, pod: Pod) -> None:
         _stopped(draft, draft.pod or pod)
         return
     if ends(pod) or pod.status.reason in ENDING_REASONS:
-        draft.effect(
-            "stop", node.name, pod.uid, 0.0 if pod.status.reason == START_FAILED else draft.limits.stop_grace_s
-        )
+        grace_s = 0.0 if pod.status.reason == START_FAILED else draft.limits.stop_grace_s
+        draft.effect("stop", node.name, pod.uid, min(grace_s, stop_left_s(draft, node)))
+        return
+    if interrupted(node) and must_stop(draft, pod, node, live_node(draft, pod)):
+        draft.set_pod(reason=SPOT_INTERRUPTED)
         return
     if node.status.addresses != pod.status.addresses:
         draft.set_pod(addresses=node.status.addresses)
@@ -161,7 +179,7 @@ def _observe(draft: Draft, facts: AgentFacts) -> None:
     if pod.status.phase == PodPhase.DISPATCHING:
         draft.set_pod(PodPhase.RUNNING)
         draft.note(pod, "pod-running", f"{pod.name} running on node {pod.status.bound_node_name}")
-    if facts.generation < pod.metadata.generation:
+    if facts.generation < pod.metadata.generation and not interrupted(draft.nodes.get(pod.status.bound_node_name)):
         draft.effect("dispatch", pod.status.bound_node_name, pod.uid)
     _keep_statuses(draft, pod, facts)
     _judge(draft)
@@ -240,6 +258,8 @@ def _stopped(draft: Draft, pod: Pod) -> None:
         _fail(draft, pod, UNIT_FAILED, pod.status.message)
     elif pod.status.reason == START_FAILED:
         _retry_start(draft, pod)
+    elif pod.status.reason == SPOT_INTERRUPTED:
+        _again(draft, pod, SPOT_INTERRUPTED, pod.status.message, event="")
     else:
         # Stopped by a request whose record is gone; the pod is still wanted, so it gets another node.
         _again(draft, pod, NODE_LOST, "it was stopped on its node")
@@ -269,16 +289,17 @@ def _node_gone(draft: Draft, pod: Pod, node: Node | None) -> None:
     elif pod.status.reason == START_FAILED:
         _retry_start(draft, pod)
     else:
-        _again(draft, pod, NODE_LOST, why)
+        _again(draft, pod, SPOT_INTERRUPTED if interrupted(node) else NODE_LOST, why)
 
 
-def _again(draft: Draft, pod: Pod, reason: str, message: str) -> None:
-    """Back to Waiting for another node, if the restart policy allows a second try."""
+def _again(draft: Draft, pod: Pod, reason: str, message: str, event: str = "pod-node-lost") -> None:
+    """Back to Waiting for another node, if the restart policy allows a second try. ``event`` empty: told before."""
     if pod.spec.restart_policy == RestartPolicy.NEVER:
         _fail(draft, pod, reason, message)
-    else:
-        draft.note(pod, "pod-node-lost", f"{message} (node {pod.status.bound_node_name}); it gets another node")
-        draft.set_pod(PodPhase.WAITING, **UNBOUND, reason=reason, message=message)
+        return
+    if event:
+        draft.note(pod, event, f"{message} (node {pod.status.bound_node_name}); it gets another node")
+    draft.set_pod(PodPhase.WAITING, **UNBOUND, reason=reason, message=message)
 
 
 def _ended(draft: Draft, pod: Pod) -> None:

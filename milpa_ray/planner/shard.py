@@ -1,7 +1,11 @@
 """Plans one pass of a shard: each case by itself, and the instance types of all waiting pods in one call."""
 
-from milpa_ray.api.pod import Pod
-from milpa_ray.planner.choose import Choice, Refusal, choose
+import dataclasses
+from collections.abc import Iterable
+
+from milpa_ray.api.pod import Pod, PodPhase
+from milpa_ray.planner.choose import Choice, Offers, Refusal, choose
+from milpa_ray.planner.interruption import interrupted, note_interruptions
 from milpa_ray.planner.nodes import new_node, plan_nodes
 from milpa_ray.planner.pods import plan_pod
 from milpa_ray.planner.snapshot import CasePlan, Draft, Snapshot
@@ -15,27 +19,51 @@ REFUSAL_RETRY_S = 30.0
 def plan_shard(snapshot: Snapshot) -> list[CasePlan]:
     """Plans all cases of the snapshot, in their order."""
     drafts = [Draft(case, snapshot.now, snapshot.limits) for case in snapshot.cases]
+    for draft in drafts:
+        note_interruptions(draft)
     waiting = [draft for draft in drafts if plan_pod(draft)]
     pods = [draft.pod for draft in waiting if draft.pod is not None]
-    for draft, pod, answer in zip(waiting, pods, choose(pods, snapshot.offers), strict=True):
+    for draft, pod, answer in zip(waiting, pods, choose(pods, _still_there(snapshot.offers, drafts)), strict=True):
         _place(draft, pod, answer)
     for draft in drafts:
         plan_nodes(draft)
     return [draft.finish() for draft in drafts]
 
 
+def _still_there(offers: Offers, drafts: Iterable[Draft]) -> Offers:
+    """The offers without what the cloud is just taking back: its memory of that comes later, by the coordinator."""
+    going = {
+        (node.spec.spot, node.spec.instance_type, node.spec.placement.availability_zone)
+        for draft in drafts
+        for node in draft.nodes.values()
+        if interrupted(node)
+    }
+    return dataclasses.replace(offers, full=offers.full | going) if going else offers
+
+
 def _place(draft: Draft, pod: Pod, answer: Choice | Refusal) -> None:
+    """Makes the node that was chosen for a pod that waits, or that must leave its own, or tells why there is none."""
+    waits = pod.status.phase == PodPhase.WAITING
+    leaving = "" if waits else f"{draft.nodes[pod.status.bound_node_name].status.message}; "
     if isinstance(answer, Refusal):
         draft.wake(REFUSAL_RETRY_S)
-        if (pod.status.reason, pod.status.message) != (answer.reason, answer.message):
-            draft.set_pod(reason=answer.reason, message=answer.message)
-            draft.note(pod, "pod-unschedulable", answer.message)
+        reason = answer.reason if waits else pod.status.reason
+        _tell(draft, pod, reason, leaving + answer.message, answer.message)
         return
     node = new_node(draft.case, pod, answer, draft)
     draft.nodes[node.name] = node
     draft.node_paths[node.name] = [node.status.phase]
     # The pod is written, too, so that a commit of ours that arrives late or twice cannot make a second node for it.
     # Why the last start failed matters more to its user than what it waits for now.
-    told = pod.status.message if pod.status.start_failures else f"{answer.instance_type} in {answer.zone}"
-    draft.set_pod(reason=LAUNCHING, message=told)
+    if waits:
+        told = pod.status.message if pod.status.start_failures else f"{answer.instance_type} in {answer.zone}"
+        draft.set_pod(reason=LAUNCHING, message=told)
+    else:
+        draft.set_pod(message=f"{leaving}its next node is a {answer.instance_type} in {answer.zone}")
     draft.note(node, "node-created", f"{answer.instance_type} in {answer.zone} for pod {pod.name}")
+
+
+def _tell(draft: Draft, pod: Pod, reason: str, message: str, event: str) -> None:
+    if (pod.status.reason, pod.status.message) != (reason, message):
+        draft.set_pod(reason=reason, message=message)
+        draft.note(pod, "pod-unschedulable", event)

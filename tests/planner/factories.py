@@ -82,7 +82,8 @@ def unit(state: str, code: int | None = 0, name: str = "main", *, start_failure:
 
 def ready(*units: UnitStatus, uid: str = "u1", generation: int = 1, **changes: Any) -> AgentFacts:
     """An agent that holds the pod and reports ``units``."""
-    return AgentFacts(**{"ready": True, "pod_uid": uid, "generation": generation, "units": units} | changes)
+    told: dict[str, Any] = {"ready": True, "pod_uid": uid, "generation": generation, "units": units}
+    return AgentFacts(**told | changes)
 
 
 EMPTY_AGENT = AgentFacts(ready=True, units=())

@@ -14,6 +14,7 @@ from milpa_ray.planner.snapshot import AgentFacts, Case, Versioned
 from tests.planner.factories import ago, make_case, make_node, make_pod, make_snapshot, unit
 
 ages = st.sampled_from([0.0, 1.0, 20.0, 100.0, 200.0, 5000.0])
+notices = st.sampled_from([None, None, ago(-110.0), ago(-20.0), ago(30.0)])
 units = st.lists(
     st.builds(
         unit,
@@ -37,7 +38,7 @@ def pods(draw: st.DrawFn) -> Pod | None:
         last_phase_change=ago(draw(ages)),
         restart_policy=draw(st.sampled_from(list(RestartPolicy))),
         wish=draw(st.sampled_from([PodPhase.RUNNING, PodPhase.RUNNING, PodPhase.TERMINATED])),
-        reason=draw(st.sampled_from(["", "", "StartFailed", "UnitFailed", "NodeLost"])),
+        reason=draw(st.sampled_from(["", "", "StartFailed", "UnitFailed", "NodeLost", "SpotInterrupted"])),
         start_failures=draw(st.integers(0, 3)),
         unit_statuses=draw(units),
         generation=draw(st.integers(1, 2)),
@@ -51,6 +52,7 @@ def nodes(draw: st.DrawFn) -> Node:
         since=ago(draw(ages)),
         created=ago(draw(ages)),
         terminate=draw(st.booleans()) and draw(st.booleans()),
+        interruption_at=draw(notices),
         reason=draw(st.sampled_from(["", "Unreachable", "LaunchRejected"])),
     )
 
@@ -68,6 +70,7 @@ def agents(draw: st.DrawFn) -> AgentFacts:
         units=draw(st.none() | units) if uid else draw(st.sampled_from([None, ()])),
         refused=draw(st.sampled_from(["", "", "no"])),
         cleaned=draw(st.booleans()),
+        interruption_at=draw(notices),
     )
 
 
