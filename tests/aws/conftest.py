@@ -1,11 +1,13 @@
 """The API server of the bench: one moto for all tests of a run, behind a proxy that each test scripts for itself."""
 
+import secrets
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 import pytest
 
-from tests.aws.account import Account, furnish
+from cloud.aws.session import AwsSession
+from tests.aws.account import KEYS, REGION, Account, furnish
 from tests.aws.moto_server import MotoServer
 from tests.aws.proxy import AwsProxy
 
@@ -34,3 +36,22 @@ def proxy(moto: MotoServer) -> Iterator[AwsProxy]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def aws(proxy: AwsProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsSession]:
+    """Our session, which calls the proxy."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    session = AwsSession(REGION)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+@pytest.fixture
+def cluster() -> str:
+    """A cluster's name that no other test has."""
+    return f"t{secrets.token_hex(4)}"

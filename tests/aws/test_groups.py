@@ -1,7 +1,6 @@
 """Security groups against an AWS API server."""
 
-import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,7 +9,7 @@ from cloud.aws.session import AwsSession
 from milpa_ray.errors import CloudUnavailable, Invalid
 from milpa_ray.planner.firewall import NODE_GROUP
 from milpa_ray.ports import Rule
-from tests.aws.account import KEYS, REGION, Account, client
+from tests.aws.account import Account, client
 from tests.aws.moto_server import MotoServer
 from tests.aws.proxy import AwsProxy
 
@@ -18,25 +17,6 @@ SSH = Rule("tcp", 22, 22, "10.77.0.0/20")
 WEB = Rule("tcp", 80, 80, "10.77.0.0/20")
 PING = Rule("icmp", -1, -1, "10.77.0.0/20")
 EVERYTHING = Rule("all", -1, -1, "10.77.0.0/20")
-
-
-@pytest.fixture
-def environment(proxy: AwsProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-async def aws(environment: None) -> AsyncIterator[AwsSession]:
-    session = AwsSession(REGION)
-    yield session
-    session.close()
-
-
-@pytest.fixture
-def cluster() -> str:
-    return f"t{secrets.token_hex(4)}"
 
 
 @pytest.fixture
