@@ -11,12 +11,15 @@ import pytest
 
 from cloud.local.network import used_ranges
 from milpa_ray.errors import AgentUnreachable
-from milpa_ray.ports import AgentAddress, Hello
+from milpa_ray.pki import CertificateAuthority
+from milpa_ray.ports import CONTROLLER_IDENTITY, AgentAddress, Hello, bootstrap_identity
 from milpa_ray.userdata import UserData
 from nodeagent.client import GrpcDialer
 from tests.aws.account import Account, client, furnish
-from tests.aws.hypervisor import Hypervisor, bench_network
+from tests.aws.hypervisor import Hypervisor
 from tests.aws.moto_server import MotoServer
+from tests.aws.rack import HollowRack
+from tests.aws.watch import bench_network
 from tests.e2e.leaks import Marks, held, now_in_ticks, traces
 from tests.nodeagent.agents import OWNER
 from tests.waiting import eventually, wait_until
@@ -101,3 +104,43 @@ async def test_what_is_launched_boots_with_its_own_user_data_and_ends(
     ec2.terminate_instances(InstanceIds=[plain["InstanceId"]])
     await eventually(lambda: not hypervisor.living(), 20, "the other ended, too")
     assert await hello(plain["PrivateIpAddress"]) is None
+
+
+async def test_a_rack_answers_for_every_instance_until_it_is_terminated(moto: MotoServer, tmp_path: Path) -> None:
+    network = free_range()
+    account = furnish(moto.url, network)
+    bridge = f"ma{random.randrange(100000)}"
+    authority = CertificateAuthority.create("aws-test")
+    rack = HollowRack(moto.url, account, tmp_path, bench_network(bridge, network, tmp_path, 5000), authority)
+    rack.start()
+    try:
+        ec2 = client("ec2", moto.url)
+        addresses = {
+            made["InstanceId"]: made["PrivateIpAddress"]
+            for made in (launch(ec2, account, UserData("c", "b")) for _ in range(3))
+        }
+        pair = authority.issue([CONTROLLER_IDENTITY], server=False, client=True)
+        dialer = GrpcDialer(authority.pair.cert, pair.cert, pair.key)
+
+        async def answers(address: str) -> bool:
+            agent = dialer.dial(AgentAddress(address, bootstrap_identity("b")))
+            try:
+                await agent.hello(OWNER)
+            except AgentUnreachable:
+                return False
+            finally:
+                await agent.close()
+            return True
+
+        for address in addresses.values():
+            await eventually(partial(answers, address), 30, "its agent answers")
+        ended, address = addresses.popitem()
+        ec2.terminate_instances(InstanceIds=[ended])
+        await eventually(lambda: len(rack.living()) == 2, 20, "it is gone")
+        assert not await answers(address)
+        assert [await answers(address) for address in addresses.values()] == [True, True]
+        assert (await rack.stats())["nodes"] >= 3
+    finally:
+        assert rack.stop() == []
+    assert rack.errors == []
+    assert traces(Marks((str(tmp_path),), bridge, str(network))) == {}
