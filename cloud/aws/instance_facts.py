@@ -14,8 +14,8 @@ from cloud.catalog_file import InstanceType
 
 FLEX_BASELINE = 0.4
 """Share of each vCPU that a flex type may use for ever."""
-_SHARED_FAMILY = re.compile(r"t\d")
-"""Families with CPU credits, whatever the API's flag says: it is missing for the newest."""
+_SHARED_FAMILY = re.compile(r"t([2-9]|\d\d)")
+"""Families with CPU credits, whatever the API's flag says: it is missing for the newest. (t1 is older than credits.)"""
 
 
 class Unknown(ValueError):
