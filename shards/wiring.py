@@ -26,6 +26,7 @@ from milpa_ray.pki import CertificateAuthority
 from milpa_ray.planner.choose import Offers
 from milpa_ray.ports import CONTROLLER_IDENTITY, node_identity
 from milpa_ray.server.api import ApiConfig, ApiServer, ServerTls
+from milpa_ray.server.offers import CloudDefaults
 from milpa_ray.settings import Settings
 from milpa_ray.store.connection import EtcdConfig
 from milpa_ray.store.etcd import EtcdStore
@@ -227,7 +228,10 @@ async def build_api(config: ActorConfig) -> RunningApi:
         pair = await asyncio.to_thread(read_pair, certs, "server")
         tls = ServerTls(parts.authority.pair.cert, pair.cert, pair.key)
     listen = settings.controllers
-    api = ApiConfig(tls, listen.api_host, listen.api_port, settings.limits.event_ttl_s, config.name)
+    told = CloudDefaults(
+        settings.cloud.region, settings.nodes.default_instance_type, settings.nodes.default_volume_size
+    )
+    api = ApiConfig(tls, listen.api_host, listen.api_port, settings.limits.event_ttl_s, config.name, told)
     server = ApiServer(
         parts.store, parts.keys, parts.dialer(), api, clock=parts.clock, dump_controllers=controller_dumps
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from milpa_ray.client.results import (
     Change,
+    ClusterOffers,
     Outcome,
     Ref,
     ServerVersion,
@@ -26,6 +27,7 @@ __all__ = [
     "AsyncClient",
     "Change",
     "Client",
+    "ClusterOffers",
     "Outcome",
     "Ref",
     "ServerVersion",

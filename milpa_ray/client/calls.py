@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from milpa_ray.client import checks
-from milpa_ray.client.results import Change, Outcome, Ref, ServerVersion, WatchEvent, WriteResult
+from milpa_ray.client.results import Change, ClusterOffers, Outcome, Ref, ServerVersion, WatchEvent, WriteResult
 from milpa_ray.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -151,6 +151,10 @@ def still_there(event: WatchEvent, before: bool) -> bool:
 
 def server_version(reply: pb.VersionReply) -> ServerVersion:
     return ServerVersion(reply.version, reply.cluster, reply.cluster_uuid)
+
+
+def cluster_offers(reply: pb.OffersReply) -> ClusterOffers:
+    return ClusterOffers(reply.region, reply.default_instance_type, reply.default_volume_size, tuple(reply.full))
 
 
 def add_dump(found: dict[str, Any], chunk: pb.DumpChunk) -> None:

@@ -113,3 +113,14 @@ class ServerVersion:
     version: str
     cluster: str
     cluster_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOffers:
+    """What the cluster's instances are chosen from. ``default_volume_size`` is a quantity; what the server was not told
+    is empty. ``full`` are the stored memories of failed launches, which ``controller.capacity`` reads."""
+
+    region: str
+    default_instance_type: str
+    default_volume_size: str
+    full: tuple[bytes, ...] = ()

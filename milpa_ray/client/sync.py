@@ -12,7 +12,15 @@ from milpa_ray.client import calls, checks
 from milpa_ray.client.attempts import FIRST_DELAY_S, Attempts, Deadline, translate
 from milpa_ray.client.connection import Connection
 from milpa_ray.client.cursor import WatchCursor
-from milpa_ray.client.results import Ref, ServerVersion, WaitTimeout, WatchEvent, WriteFailed, WriteResult
+from milpa_ray.client.results import (
+    ClusterOffers,
+    Ref,
+    ServerVersion,
+    WaitTimeout,
+    WatchEvent,
+    WriteFailed,
+    WriteResult,
+)
 from milpa_ray.errors import ApiUnavailable
 
 if TYPE_CHECKING:
@@ -154,6 +162,12 @@ class Client:
         from milpa_ray.proto import milpa_pb2 as pb
 
         return calls.server_version(self._unary("Version", pb.VersionRequest(), read=True))
+
+    def offers(self) -> ClusterOffers:
+        """What the cluster's instances are chosen from: its region, its defaults, and what is full."""
+        from milpa_ray.proto import milpa_pb2 as pb
+
+        return calls.cluster_offers(self._unary("Offers", pb.OffersRequest(), read=True))
 
     def dump(self, what: str = "all") -> dict[str, Any]:
         """Internal state for debugging: of ``all``, a kind, ``server`` or a controller. Secrets' values are left

@@ -196,6 +196,22 @@ class VersionReply(_message.Message):
     cluster_uuid: str
     def __init__(self, version: _Optional[str] = ..., cluster: _Optional[str] = ..., cluster_uuid: _Optional[str] = ...) -> None: ...
 
+class OffersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class OffersReply(_message.Message):
+    __slots__ = ("region", "default_instance_type", "default_volume_size", "full")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VOLUME_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    region: str
+    default_instance_type: str
+    default_volume_size: str
+    full: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, region: _Optional[str] = ..., default_instance_type: _Optional[str] = ..., default_volume_size: _Optional[str] = ..., full: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class DumpRequest(_message.Message):
     __slots__ = ("what",)
     WHAT_FIELD_NUMBER: _ClassVar[int]

@@ -64,6 +64,11 @@ class MilpaStub:
                 request_serializer=milpa__ray_dot_proto_dot_milpa__pb2.VersionRequest.SerializeToString,
                 response_deserializer=milpa__ray_dot_proto_dot_milpa__pb2.VersionReply.FromString,
                 _registered_method=True)
+        self.Offers = channel.unary_unary(
+                '/milpa.v1.Milpa/Offers',
+                request_serializer=milpa__ray_dot_proto_dot_milpa__pb2.OffersRequest.SerializeToString,
+                response_deserializer=milpa__ray_dot_proto_dot_milpa__pb2.OffersReply.FromString,
+                _registered_method=True)
         self.Dump = channel.unary_stream(
                 '/milpa.v1.Milpa/Dump',
                 request_serializer=milpa__ray_dot_proto_dot_milpa__pb2.DumpRequest.SerializeToString,
@@ -114,6 +119,13 @@ class MilpaServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Offers(self, request, context):
+        """What instances are chosen from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Dump(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -152,6 +164,11 @@ def add_MilpaServicer_to_server(servicer, server):
                     servicer.Version,
                     request_deserializer=milpa__ray_dot_proto_dot_milpa__pb2.VersionRequest.FromString,
                     response_serializer=milpa__ray_dot_proto_dot_milpa__pb2.VersionReply.SerializeToString,
+            ),
+            'Offers': grpc.unary_unary_rpc_method_handler(
+                    servicer.Offers,
+                    request_deserializer=milpa__ray_dot_proto_dot_milpa__pb2.OffersRequest.FromString,
+                    response_serializer=milpa__ray_dot_proto_dot_milpa__pb2.OffersReply.SerializeToString,
             ),
             'Dump': grpc.unary_stream_rpc_method_handler(
                     servicer.Dump,
@@ -321,6 +338,33 @@ class Milpa:
             '/milpa.v1.Milpa/Version',
             milpa__ray_dot_proto_dot_milpa__pb2.VersionRequest.SerializeToString,
             milpa__ray_dot_proto_dot_milpa__pb2.VersionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Offers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milpa.v1.Milpa/Offers',
+            milpa__ray_dot_proto_dot_milpa__pb2.OffersRequest.SerializeToString,
+            milpa__ray_dot_proto_dot_milpa__pb2.OffersReply.FromString,
             options,
             channel_credentials,
             insecure,

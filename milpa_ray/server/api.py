@@ -25,6 +25,7 @@ from milpa_ray.server.deletes import Deleter
 from milpa_ray.server.dump import DumpControllers, Dumper
 from milpa_ray.server.interceptor import Context, Guard
 from milpa_ray.server.logs import LogReader
+from milpa_ray.server.offers import CloudDefaults, OffersReader
 from milpa_ray.server.peers import Peers
 from milpa_ray.server.reads import Reader
 from milpa_ray.server.staleness import QuickReads
@@ -61,7 +62,8 @@ class ServerTls:
 @dataclass(frozen=True, slots=True)
 class ApiConfig:
     """Where and how to serve; port 0 takes a free one, ``event_ttl_s`` (seconds) is how long events are kept.
-    ``name`` tells this server from the others of the cluster, and is to outlast restarts.
+    ``name`` tells this server from the others of the cluster, and is to outlast restarts. ``cloud`` is what clients are
+    told of the settings.
 
     Without ``tls`` anyone who reaches the port may do anything.
     """
@@ -71,6 +73,7 @@ class ApiConfig:
     port: int = DEFAULT_PORT
     event_ttl_s: int = 3600
     name: str = field(default_factory=lambda: str(uuid.uuid4()))
+    cloud: CloudDefaults = field(default_factory=CloudDefaults)
 
     @property
     def address(self) -> str:
@@ -105,7 +108,7 @@ class ApiServer:
         reader = Reader(store, keys, self._cache, self._quick, turns)
         context = WriteContext(keys, clock, self._cache, self._queue, turns, self._events)
         self._servicer = _Servicer(
-            _Identity(store, keys),
+            _Identity(store, keys, OffersReader(store, keys, config.cloud)),
             reader,
             Writer(context),
             Deleter(context),
@@ -171,10 +174,11 @@ class ApiServer:
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """Whose server this is."""
+    """Whose server this is, and from what instances are chosen here."""
 
     store: Store
     keys: Keys
+    offers: OffersReader
 
     async def version(self) -> pb.VersionReply:
         entry = await self.store.get(self.keys.uuid)
@@ -224,6 +228,9 @@ class _Servicer(milpa_pb2_grpc.MilpaServicer):
 
     async def Version(self, request: pb.VersionRequest, context: Context) -> pb.VersionReply:  # noqa: N802
         return await self._identity.version()
+
+    async def Offers(self, request: pb.OffersRequest, context: Context) -> pb.OffersReply:  # noqa: N802
+        return await self._identity.offers.offers()
 
     async def Dump(self, request: pb.DumpRequest, context: Context) -> AsyncIterator[pb.DumpChunk]:  # noqa: N802
         async for chunk in self._dumper.dump(request.what):
