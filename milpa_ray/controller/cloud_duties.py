@@ -13,7 +13,7 @@ from typing import Any
 from milpa_ray.api.meta import ObjectReference
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.controller.batches import Batches
-from milpa_ray.controller.capacity import Full, capacity_key, decode_capacity, given_back
+from milpa_ray.controller.capacity import capacity_key, decode_capacity, given_back
 from milpa_ray.controller.committing import commit_fenced
 from milpa_ray.controller.deps import CoordinatorDeps
 from milpa_ray.controller.leadership import Leadership
@@ -21,6 +21,7 @@ from milpa_ray.controller.pacing import Backoff, persist
 from milpa_ray.controller.view import KeyView
 from milpa_ray.errors import MilpaError
 from milpa_ray.keys import prefix_end
+from milpa_ray.planner.fullness import FullRecord
 from milpa_ray.planner.launches import (
     WITH_INSTANCE,
     Sighting,
@@ -65,7 +66,7 @@ class CloudDuties:
             deps.store, (objects, prefix_end(objects)), self._decode, self._on_node, self._backoff()
         )
         capacity = deps.keys.prefix("capacity")
-        self._full: KeyView[Full] = KeyView(
+        self._full: KeyView[FullRecord] = KeyView(
             deps.store, (capacity, prefix_end(capacity)), decode_capacity, lambda *_: None, self._backoff()
         )
         self._batches = Batches(deps, leadership, cluster_uuid, self.commit, self._changed)
@@ -139,7 +140,8 @@ class CloudDuties:
     async def _forget_full(self, ended: list[Node]) -> None:
         """An instance that has ended leaves room for one of its kind, so that a pod which waits for it need not wait
         until the memory of the failed launch fades. Should the room be gone again, that costs one launch that fails."""
-        back = {capacity_key(self._deps.keys, given_back(node)) for node in ended if node.status.instance_id}
+        gone = [node for node in ended if node.status.instance_id]
+        back = {capacity_key(self._deps.keys, record) for node in gone for record in given_back(node)}
         known = sorted(back & self._full.items.keys())
         if known:
             await self.commit([WriteGroup((), (Delete(key),)) for key in known], [[] for _ in known])

@@ -19,7 +19,7 @@ from typing import Any
 from milpa_ray.api.meta import ObjectReference
 from milpa_ray.api.node import Node
 from milpa_ray.api.pod import Pod, PodPhase
-from milpa_ray.controller.capacity import Full, decode_capacity
+from milpa_ray.controller.capacity import decode_capacity
 from milpa_ray.controller.committing import Deposed, commit_fenced
 from milpa_ray.controller.deps import ShardDeps
 from milpa_ray.controller.effects import EffectRunner
@@ -32,8 +32,9 @@ from milpa_ray.controller.view import KeyView
 from milpa_ray.errors import StaleToken
 from milpa_ray.keys import prefix_end, slot_of
 from milpa_ray.planner.check import violations
-from milpa_ray.planner.choose import NO_CAPACITY
+from milpa_ray.planner.fullness import NOTHING_FULL, Full, FullRecord
 from milpa_ray.planner.membership import ShardEntry
+from milpa_ray.planner.refusal import NO_CAPACITY
 from milpa_ray.planner.shard import plan_shard
 from milpa_ray.planner.snapshot import Case, CasePlan, Notice, Snapshot, Versioned
 from milpa_ray.ports import Token
@@ -62,14 +63,14 @@ class SlotRange:
         self._agenda = Agenda()
         self._nodes_of: dict[str, set[str]] = defaultdict(set)
         self._nodes: dict[str, Versioned[Node]] = {}
-        self._full: frozenset[Full] = frozenset()
+        self._full = NOTHING_FULL
         self._refused: dict[str, None] = {}
         self._passes = 0
         self._view: KeyView[Pod | Node] = KeyView(
             deps.store, deps.keys.slots(entry.low, entry.high), self._decode, self._changed, self._backoff()
         )
         capacity = deps.keys.prefix("capacity")
-        self._capacity: KeyView[Full] = KeyView(
+        self._capacity: KeyView[FullRecord] = KeyView(
             deps.store, (capacity, prefix_end(capacity)), decode_capacity, self._capacity_changed, self._backoff()
         )
         self._links = LinkPool(
@@ -172,7 +173,7 @@ class SlotRange:
     def _capacity_changed(self, _key: str, _before: object, after: object) -> None:
         """Capacity that has come back is tried by the pods that wait for it one after the other: should it be little,
         most of them find it gone again before they have launched anything."""
-        self._full = frozenset(item.obj for item in self._capacity.items.values())
+        self._full = Full.of(item.obj for item in self._capacity.items.values())
         if after is None:
             for number, name in enumerate(self._refused):
                 self._agenda.add_later(name, number * REFUSED_SPREAD_S)

@@ -1,100 +1,122 @@
-"""Which instance type and zone a waiting pod gets: all pods of a pass in one call.
+"""Which instance type, zone, capacity type and credit mode each waiting pod gets: all pods of a pass in one call.
 
-Today a pod names its type, or gets the default; the zone is the pod's wish, else one of the type's zones, spread by
-the pod's name. A type and zone whose launch failed a short while ago is avoided.
+Here the pods' wishes meet what the cloud offers: spot before on-demand where it is preferred, and the zone among those
+that have the cheapest type. Which type that is, ``selection`` says; why there is none, ``refusal``.
 """
 
-import hashlib
-import math
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from milpa_ray.api.pod import Pod, SpotPolicy
+from milpa_ray.api.pod import Pod, PodSpec, SpotPolicy
+from milpa_ray.planner.balance import balance, emptiest
 from milpa_ray.planner.catalogue import Catalogue
+from milpa_ray.planner.fullness import NOTHING_FULL, Full
+from milpa_ray.planner.refusal import Refusal, why_none
+from milpa_ray.planner.request import Request, describes_instance, request_of
+from milpa_ray.planner.selection import NONE, Selected, selector_of
 
-NO_CAPACITY = "InsufficientInstanceCapacity"
-"""Reason of a Waiting pod for which all that would fit was full a moment ago."""
+_TRIES = {SpotPolicy.ALWAYS: (True,), SpotPolicy.PREFERRED: (True, False), SpotPolicy.NEVER: (False,)}
+"""Capacity types (spot or not), the preferred one first."""
+NO_DEFAULT = Refusal(
+    "NoInstanceType",
+    "the pod states neither instanceType nor resources, and server.yml has no nodes.defaultInstanceType: "
+    "set one of them",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """What the cloud offers at this moment.
-
-    ``full`` holds (spot, instance type, zone) triples whose launch failed lately. ``boot_image`` may be empty: the
-    cloud's own default.
-    """
+    """What the cloud offers at this moment. ``boot_image`` may be empty: the cloud's own default."""
 
     catalogue: Catalogue
     default_instance_type: str = ""
-    full: frozenset[tuple[bool, str, str]] = frozenset()
+    full: Full = NOTHING_FULL
     boot_image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A launch that may be made. ``price`` in US dollars per hour."""
+    """A launch that may be made.
+
+    ``price`` in US dollars per hour, without the ``surcharge`` that the asked CPU is expected to cost beyond a
+    burstable type's baseline. ``credits``: its CPU credit mode, ``standard`` or ``unlimited``; empty for types without
+    credits. ``spot_failed``: spot was preferred and there is none.
+    """
 
     instance_type: str
     zone: str
     spot: bool
     price: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why none was found, for the user. ``temporary``: it may be otherwise in a few minutes."""
-
-    reason: str
-    message: str
-    temporary: bool = False
+    credits: str = ""
+    surcharge: float = 0.0
+    spot_failed: bool = False
 
 
 def choose(pods: Sequence[Pod], offers: Offers) -> list[Choice | Refusal]:
-    """One choice or refusal per pod, in order."""
-    return [_choose_one(pod, offers) for pod in pods]
+    """One choice or refusal per pod, in order. Equal requests of a call are spread evenly over zones."""
+    answers: list[Choice | Refusal] = [NO_DEFAULT] * len(pods)
+    placed: dict[object, Counter[str]] = defaultdict(Counter)
+    open_places = [place for place, pod in enumerate(pods) if _has_wish(pod.spec, offers)]
+    for attempt in range(max(map(len, _TRIES.values()))):
+        tried = [place for place in open_places if attempt < len(_TRIES[pods[place].spec.spot.policy])]
+        requests = [_request(pods[place].spec, offers, attempt) for place in tried]
+        selected = selector_of(offers.catalogue).select_requests(requests, offers.full)
+        open_places = []
+        for place, request, found in zip(tried, requests, selected, strict=True):
+            if found.row == NONE:
+                answers[place] = why_none(offers.catalogue, request, offers.full)
+                open_places.append(place)
+                continue
+            pod = pods[place]
+            counts = placed[pod.metadata.owner_uid or request]
+            zone = emptiest(zones_for(offers, request, found), counts, pod.name)
+            counts[zone] += 1
+            answers[place] = _choice(offers, request, found, zone, attempt)
+    return answers
 
 
-def _choose_one(pod: Pod, offers: Offers) -> Choice | Refusal:
-    wanted = pod.spec.instance_type or offers.default_instance_type
-    if not wanted:
-        return Refusal(
-            "NoInstanceType",
-            "the pod names no instanceType and server.yml has no nodes.defaultInstanceType: set one of them",
-        )
-    zones = offers.catalogue.zones_of(wanted) if wanted in offers.catalogue else ()
-    if not zones:
-        return Refusal(
-            "UnknownInstanceType",
-            f"instance type {wanted!r} is not offered in {offers.catalogue.region}: name another in spec.instanceType",
-        )
-    zone = pod.spec.placement.availability_zone
-    if zone and zone not in zones:
-        return Refusal(
-            "UnknownZone",
-            f"{wanted} is not offered in zone {zone!r}: set spec.placement.availabilityZone to one of "
-            + ", ".join(zones),
-        )
-    spots = {
-        SpotPolicy.ALWAYS: (True,),
-        SpotPolicy.PREFERRED: (True, False),
-        SpotPolicy.NEVER: (False,),
-    }[pod.spec.spot.policy]
-    for spot in spots:
-        price = offers.catalogue.price(wanted, spot=spot)
-        if not math.isfinite(price) or price <= 0:
-            continue
-        for candidate in (zone,) if zone else _spread(pod.name, zones):
-            if (spot, wanted, candidate) not in offers.full:
-                return Choice(wanted, candidate, spot, price)
-    return Refusal(
-        NO_CAPACITY,
-        f"the cloud had no {'spot ' if spots == (True,) else ''}{wanted} in {zone or 'any zone'} a moment ago; "
-        "trying again shortly",
-        temporary=True,
+def spread_over_zones(spec: PodSpec, offers: Offers, present: Mapping[str, int], count: int) -> list[str] | Refusal:
+    """Zones for ``count`` more pods of one spec: even over the zones that have the cheapest type for it at this moment,
+    given how many are ``present`` in each zone."""
+    answer: Refusal = NO_DEFAULT
+    for attempt in range(len(_TRIES[spec.spot.policy]) if _has_wish(spec, offers) else 0):
+        request = _request(spec, offers, attempt)
+        found = selector_of(offers.catalogue).select_one(request, offers.full)
+        if found.row != NONE:
+            return balance(zones_for(offers, request, found), present, count)
+        answer = why_none(offers.catalogue, request, offers.full)
+    return answer
+
+
+def zones_for(offers: Offers, request: Request, found: Selected) -> tuple[str, ...]:
+    """Zones in which the selected type can be had at its price."""
+    return selector_of(offers.catalogue).zones(request.policy, found.row, offers.full)
+
+
+def _has_wish(spec: PodSpec, offers: Offers) -> bool:
+    return bool(spec.instance_type or offers.default_instance_type or describes_instance(spec.resources))
+
+
+def _request(spec: PodSpec, offers: Offers, attempt: int) -> Request:
+    return request_of(spec, offers.default_instance_type, spot=_TRIES[spec.spot.policy][attempt])
+
+
+def _choice(offers: Offers, request: Request, found: Selected, zone: str, attempt: int) -> Choice:
+    catalogue = offers.catalogue
+    return Choice(
+        instance_type=catalogue.names[found.row],
+        zone=zone,
+        spot=request.policy.spot,
+        price=selector_of(catalogue).price(request.policy, found.row, offers.full),
+        credits=credits_of(catalogue, request, found),
+        surcharge=found.surcharge,
+        spot_failed=attempt > 0,
     )
 
 
-def _spread(name: str, zones: tuple[str, ...]) -> tuple[str, ...]:
-    """The zones, starting at one that the pod's name picks."""
-    start = hashlib.blake2b(name.encode(), digest_size=2).digest()[0] % len(zones)
-    return zones[start:] + zones[:start]
+def credits_of(catalogue: Catalogue, request: Request, found: Selected) -> str:
+    """Credit mode in which the selected type is launched; empty when it has no credits."""
+    if not catalogue.burstable[found.row]:
+        return ""
+    return "unlimited" if request.policy.sustained_cpu or found.surcharge > 0 else "standard"

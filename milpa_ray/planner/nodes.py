@@ -30,6 +30,7 @@ def new_node(case: Case, pod: Pod, choice: Choice, draft: Draft) -> Node:
         spec=NodeSpec(
             instance_type=choice.instance_type,
             spot=choice.spot,
+            cpu_credits=choice.credits,
             resources=pod.spec.resources,
             placement=PlacementSpec(availability_zone=choice.zone),
         ),

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Iterable
 
 from milpa_ray.api.pod import Pod, PodPhase
-from milpa_ray.planner.choose import Choice, Offers, Refusal, choose
+from milpa_ray.planner.choose import Choice, Offers, choose
 from milpa_ray.planner.interruption import interrupted, note_interruptions
 from milpa_ray.planner.nodes import new_node, plan_nodes
 from milpa_ray.planner.pods import plan_pod
+from milpa_ray.planner.refusal import Refusal
 from milpa_ray.planner.snapshot import CasePlan, Draft, Snapshot
 
 LAUNCHING = "Launching"
@@ -38,7 +39,7 @@ def _still_there(offers: Offers, drafts: Iterable[Draft]) -> Offers:
         for node in draft.nodes.values()
         if interrupted(node)
     }
-    return dataclasses.replace(offers, full=offers.full | going) if going else offers
+    return dataclasses.replace(offers, full=offers.full.with_types(going)) if going else offers
 
 
 def _place(draft: Draft, pod: Pod, answer: Choice | Refusal) -> None:
@@ -57,9 +58,12 @@ def _place(draft: Draft, pod: Pod, answer: Choice | Refusal) -> None:
     # Why the last start failed matters more to its user than what it waits for now.
     if waits:
         told = pod.status.message if pod.status.start_failures else f"{answer.instance_type} in {answer.zone}"
-        draft.set_pod(reason=LAUNCHING, message=told)
+        draft.set_pod(reason=LAUNCHING, message=told, spot_failure=answer.spot_failed)
     else:
-        draft.set_pod(message=f"{leaving}its next node is a {answer.instance_type} in {answer.zone}")
+        message = f"{leaving}its next node is a {answer.instance_type} in {answer.zone}"
+        draft.set_pod(message=message, spot_failure=answer.spot_failed)
+    if answer.spot_failed:
+        draft.note(pod, "start-spot-failed", f"no zone has spot; on demand instead, at ${answer.price:.10g} an hour")
     draft.note(node, "node-created", f"{answer.instance_type} in {answer.zone} for pod {pod.name}")
 
 

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from milpa_ray.api.pod import Pod, PodPhase
-from milpa_ray.planner.choose import NO_CAPACITY
+from milpa_ray.planner.refusal import NO_CAPACITY
 from milpa_ray.ports import LaunchCall
 from milpa_ray.store.port import Compare, Put, Txn
 from tests.simulation import cluster

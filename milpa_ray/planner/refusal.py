@@ -1,0 +1,184 @@
+"""Why no instance type fits a request: the constraint that binds, and the nearest value that would fit.
+
+For people: one sentence for a pod's status and its event. What rules out which type is ``eligibility``'s.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from milpa_ray.api.schema import suggest
+from milpa_ray.planner.catalogue import Catalogue, Floats, Ints
+from milpa_ray.planner.eligibility import Constraint, Verdicts, reasons
+from milpa_ray.planner.fullness import NOTHING_FULL, Full
+from milpa_ray.planner.request import Request
+
+NO_CAPACITY = "InsufficientInstanceCapacity"
+"""Reason of a Waiting pod for which all that would fit was full a moment ago."""
+NO_TYPE_FITS = "NoInstanceTypeFits"
+UNKNOWN_TYPE = "UnknownInstanceType"
+UNKNOWN_ZONE = "UnknownZone"
+NO_SPOT = "NoSpot"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why none was found, for the user. ``temporary``: it may be otherwise in a few minutes."""
+
+    reason: str
+    message: str
+    temporary: bool = False
+
+
+@lru_cache(maxsize=1024)
+def why_none(catalogue: Catalogue, request: Request, full: Full = NOTHING_FULL) -> Refusal:
+    """Why ``request`` gets nothing. To be asked only when that is so."""
+    verdicts = reasons(catalogue, request, full)
+    unknown = _unknown(catalogue, request, verdicts)
+    if unknown is not None:
+        return unknown
+    failures = verdicts.failed.sum(axis=1)
+    only = failures == 1
+    full_rows = np.flatnonzero(only & verdicts.failed[:, Constraint.CAPACITY])
+    if len(full_rows):
+        return _no_capacity(request, len(full_rows))
+    near = [
+        text
+        for constraint in _ORDER
+        if len(rows := np.flatnonzero(only & verdicts.failed[:, constraint]))
+        and (text := _nearest(catalogue, request, constraint, rows))
+    ]
+    if not near:
+        near = [_closest_type(catalogue, request, verdicts, failures)]
+    what = f"{request.policy.instance_type} " if request.policy.instance_type else ""
+    spot = "spot " if request.policy.spot else ""
+    reason = NO_SPOT if len(only) and _only_spot(verdicts, only) else NO_TYPE_FITS
+    return Refusal(reason, f"no {spot}{what}instance type fits: " + "; or ".join(near[:_MOST_TEXTS]))
+
+
+_MOST_TEXTS = 3
+_ORDER = (
+    Constraint.MEMORY,
+    Constraint.CPU,
+    Constraint.BASELINE,
+    Constraint.GPU,
+    Constraint.GPU_NAME,
+    Constraint.ZONE,
+    Constraint.SPOT,
+    Constraint.DEDICATED_CPU,
+    Constraint.INSTANCE_TYPE,
+    Constraint.BARE_METAL,
+    Constraint.ARCH,
+)
+"""What can be asked for otherwise, in the order in which it is proposed."""
+
+
+def _unknown(catalogue: Catalogue, request: Request, verdicts: Verdicts) -> Refusal | None:
+    """Names that mean nothing in this region."""
+    policy, region = request.policy, catalogue.region
+    wanted, named = policy.instance_type, ~verdicts.failed[:, Constraint.INSTANCE_TYPE]
+    if policy.named and not np.any(named & ~verdicts.failed[:, Constraint.OFFERED]):
+        hint = suggest(wanted, catalogue.names)
+        return Refusal(
+            UNKNOWN_TYPE,
+            f"instance type {wanted!r} is not offered in {region}: name another in spec.instanceType{hint}",
+        )
+    if wanted and not named.any():
+        return Refusal(UNKNOWN_TYPE, f"no instance type of {region} matches {wanted!r}: mend spec.instanceType")
+    if policy.named and verdicts.failed[catalogue.index(wanted), Constraint.PARAVIRTUAL]:
+        return Refusal(
+            UNKNOWN_TYPE,
+            f"{wanted} boots paravirtual images only, and there are none any more: name a newer type in "
+            "spec.instanceType",
+        )
+    if policy.zone and policy.zone not in verdicts.zone_names:
+        hint = f"set spec.placement.availabilityZone to one of {', '.join(verdicts.zone_names)}"
+        return Refusal(UNKNOWN_ZONE, f"{region} has no zone {policy.zone!r}: {hint}")
+    if policy.named and verdicts.failed[catalogue.index(wanted), Constraint.ZONE]:
+        zones = ", ".join(catalogue.zones_of(wanted))
+        return Refusal(
+            UNKNOWN_ZONE,
+            f"{wanted} is not offered in zone {policy.zone!r}: set spec.placement.availabilityZone to one of {zones}",
+        )
+    return None
+
+
+def _no_capacity(request: Request, types: int) -> Refusal:
+    policy = request.policy
+    spot, zone = "spot " if policy.spot else "", policy.zone or "any zone"
+    what = policy.named or f"instance of the {types} types that fit"
+    return Refusal(
+        NO_CAPACITY, f"the cloud had no {spot}{what} in {zone} a moment ago; trying again shortly", temporary=True
+    )
+
+
+def _only_spot(verdicts: Verdicts, only: np.ndarray) -> bool:
+    return bool(np.any(only & verdicts.failed[:, Constraint.SPOT]))
+
+
+def _nearest(catalogue: Catalogue, request: Request, constraint: Constraint, rows: Ints) -> str:
+    """What of one constraint would fit, ``rows`` being the types that fail nothing else."""
+    policy = request.policy
+    if constraint in (Constraint.MEMORY, Constraint.CPU, Constraint.BASELINE, Constraint.GPU):
+        return _largest(catalogue, request, constraint, rows)
+    cheapest = catalogue.names[int(rows[np.argmin(catalogue.price_on_demand[rows])])]
+    zones = sorted({zone for row in rows.tolist() for zone in catalogue.zones_of(catalogue.names[row])})
+    known = sorted({str(name) for name in catalogue.gpu_name[rows] if name})
+    texts = {
+        Constraint.GPU_NAME: f"there is no GPU {policy.gpu_name!r} of that count; there is {', '.join(known)}",
+        Constraint.ZONE: f"zone {policy.zone} has none that fits; {', '.join(zones)} would",
+        Constraint.SPOT: f"no spot price is known for {cheapest}"
+        + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),
+        Constraint.DEDICATED_CPU: f"{cheapest} would without dedicatedCPU",
+        Constraint.INSTANCE_TYPE: f"{cheapest} would, but spec.instanceType does not match it",
+        Constraint.BARE_METAL: f"bare metal is taken only when named, such as {cheapest}",
+        Constraint.ARCH: f"{cheapest} would with arch {catalogue.arch[catalogue.index(cheapest)]}",
+    }
+    return texts.get(constraint, "")
+
+
+def _largest(catalogue: Catalogue, request: Request, constraint: Constraint, rows: Ints) -> str:
+    columns: dict[Constraint, tuple[str, Floats | Ints, float, str]] = {
+        Constraint.MEMORY: ("largest memory", catalogue.memory_mib / 1024, request.memory_mib / 1024, " GiB"),
+        Constraint.CPU: ("most CPU", catalogue.vcpus, request.cpu, ""),
+        Constraint.BASELINE: ("largest CPU baseline", catalogue.baseline, request.cpu, ""),
+        Constraint.GPU: ("most GPUs", catalogue.gpu_count, request.policy.gpus, ""),
+    }
+    label, column, asked, unit = columns[constraint]
+    best = int(rows[np.argmax(column[rows])])
+    rest = "" if len(_asked(request)) <= 1 else " with the rest as asked"
+    return (
+        f"{label} in {catalogue.region}{rest} is {column[best]:.10g}{unit} ({catalogue.names[best]}), "
+        f"{asked:.10g}{unit} was asked"
+    )
+
+
+def _asked(request: Request) -> list[str]:
+    """The fields by which the request limits the choice."""
+    policy = request.policy
+    fields = {
+        "cpu": request.cpu,
+        "memory": request.memory_mib,
+        "gpu": policy.gpus,
+        "gpuName": policy.gpu_name,
+        "dedicatedCPU": policy.dedicated_cpu,
+        "sustainedCPU": policy.sustained_cpu is False,
+        "instanceType": policy.instance_type,
+        "availabilityZone": policy.zone,
+        "spot": policy.spot,
+    }
+    return [name for name, value in fields.items() if value]
+
+
+def _closest_type(catalogue: Catalogue, request: Request, verdicts: Verdicts, failures: Ints) -> str:
+    """When no single wish is to blame: the type that fails the fewest, and what it fails."""
+    if not len(catalogue):
+        return f"nothing is offered in {catalogue.region}"
+    fewest = np.flatnonzero(failures == failures.min())
+    best = int(fewest[np.lexsort((-catalogue.vcpus[fewest], -catalogue.memory_mib[fewest]))[0]])
+    lacking = [Constraint(c).name.lower().replace("_", " ") for c in np.flatnonzero(verdicts.failed[best]).tolist()]
+    size = f"{catalogue.vcpus[best]:.10g} CPU, {catalogue.memory_mib[best] / 1024:.10g} GiB"
+    if catalogue.gpu_count[best]:
+        size += f", {catalogue.gpu_count[best]} {catalogue.gpu_name[best]}"
+    return f"nearest in {catalogue.region} is {catalogue.names[best]} ({size}), which fails {', '.join(lacking)}"
