@@ -5,6 +5,7 @@
     python -m cloud.local.faults --socket PATH set api-error --call terminate --code InternalError --times 2
     python -m cloud.local.faults --socket PATH set list-lag --seconds 5
     python -m cloud.local.faults --socket PATH set vanish --instance i-0123456789abcdef0
+    python -m cloud.local.faults --socket PATH set spot-interruption --type 'c5*' --seconds 120
     python -m cloud.local.faults --socket PATH show
     python -m cloud.local.faults --socket PATH clear
 
@@ -38,6 +39,8 @@ class FaultKind(StrEnum):
     """A launched instance stays pending for ``seconds`` more. Strikes once per instance."""
     VANISH = "vanish"
     """Matching living instances are killed now; nothing is remembered."""
+    SPOT_INTERRUPTION = "spot-interruption"
+    """Matching living spot instances are told now that they are taken back, and are killed ``seconds`` later."""
     API_ERROR = "api-error"
     """Calls fail with ``code`` and have no effect."""
     THROTTLE = "throttle"
@@ -46,6 +49,12 @@ class FaultKind(StrEnum):
     """Calls take effect, but their caller sees an error."""
     LIST_LAG = "list-lag"
     """Lists tell what was true ``seconds`` ago."""
+
+
+AT_ONCE = frozenset({FaultKind.VANISH, FaultKind.SPOT_INTERRUPTION})
+"""Faults that are carried out when they are set, and not kept."""
+INTERRUPTION_NOTICE_S = 120.0
+"""EC2's notice: what a ``spot-interruption`` without ``seconds`` gives."""
 
 
 class Fault(BaseModel):
@@ -93,7 +102,7 @@ class FaultBook:
     def apply(self, request: str) -> list[Fault]:
         """Carries out a request: ``{"clear": true}`` and/or ``{"add": [rule, ...]}``; ``{}`` changes nothing.
 
-        Returns the ``vanish`` rules, which are to be carried out at once.
+        Returns the rules that are to be carried out at once.
 
         Raises:
             ValueError: the request is wrong; nothing was changed.
@@ -107,11 +116,11 @@ class FaultBook:
             first = error.errors()[0]
             raise ValueError(f"faults: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         kept = [] if asked.get("clear") else self._faults
-        lasting = [fault for fault in added if fault.kind is not FaultKind.VANISH]
+        lasting = [fault for fault in added if fault.kind not in AT_ONCE]
         if len(kept) + len(lasting) > MAX_FAULTS:
             raise ValueError(f"faults: more than {MAX_FAULTS} rules; clear some")
         self._faults = kept + lasting
-        return [fault for fault in added if fault.kind is FaultKind.VANISH]
+        return [fault for fault in added if fault.kind in AT_ONCE]
 
     def dump(self) -> str:
         """The rules in force as a JSON array."""

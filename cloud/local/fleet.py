@@ -24,7 +24,7 @@ from pathlib import Path
 from cloud.local import machine
 from cloud.local.admission import Admission, Offers, fingerprint
 from cloud.local.boot import BOOTS_AT_A_TIME, AgentSettings, Booter
-from cloud.local.faults import FaultBook, FaultKind
+from cloud.local.faults import INTERRUPTION_NOTICE_S, Fault, FaultBook, FaultKind
 from cloud.local.leftovers import control_group, remove_control_groups
 from cloud.local.network import Network, NetworkError
 from cloud.local.records import InstanceRecord, LaunchRecord, Records
@@ -167,6 +167,26 @@ class Fleet:
         found = [record.id for record in self._instances.values() if record.alive and fnmatchcase(record.id, pattern)]
         self.terminate(found, "Server.InstanceFailure (scripted)")
 
+    def interrupt(self, fault: Fault) -> None:
+        """Tells the living spot instances that the rule fits that they are taken back; their metadata says so at once,
+        and ``housekeeping`` ends them when the notice is over."""
+        at = self._clock.now().timestamp() + (fault.seconds or INTERRUPTION_NOTICE_S)
+        for record in self._instances.values():
+            if (
+                record.spot
+                and record.alive
+                and not record.interruption_at
+                and fnmatchcase(record.id, fault.instance)
+                and fault.fits(instance_type=record.instance_type, zone=record.zone, spot=True)
+            ):
+                record.interruption_at = at
+                self._records.save_instance(record)
+                log.info("%s: interruption notice", record.id)
+
+    def at_address(self, address: str) -> InstanceRecord | None:
+        """The living instance with this private address. May be called from any thread."""
+        return next((r for r in tuple(self._instances.values()) if r.alive and r.private_ip == address), None)
+
     async def _end(self, record: InstanceRecord, reason: str) -> None:
         """Kills the instance and clears up; returns when it is terminated."""
         held = self._hold(record)
@@ -213,11 +233,13 @@ class Fleet:
         log.info("found %d instances", sum(record.alive for record in self._instances.values()))
 
     def housekeeping(self) -> None:
-        """Forgets what is old, bounds the consoles and reaps; call about once a second."""
+        """Ends what is taken back, forgets what is old, bounds the consoles and reaps; call about once a second."""
         now = self._clock.now().timestamp()
         self._children = [child for child in self._children if child.poll() is None]
         for record in list(self._instances.values()):
-            if record.state is InstanceState.TERMINATED:
+            if record.alive and 0 < record.interruption_at <= now:
+                self.terminate([record.id], "Server.SpotInstanceTermination (scripted)")
+            elif record.state is InstanceState.TERMINATED:
                 if now - record.changed_at > self._settings.terminated_kept_s:
                     del self._instances[record.id]
                     self._records.remove_instance(record.id)

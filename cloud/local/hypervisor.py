@@ -26,6 +26,7 @@ from cloud.local import machine
 from cloud.local.admission import Offers
 from cloud.local.boot import AgentSettings
 from cloud.local.fleet import Fleet, FleetSettings
+from cloud.local.metadata import MetadataServer
 from cloud.local.network import Network, NetworkError
 from cloud.local.proto import hypervisor_pb2_grpc
 from cloud.local.records import Records, boot_id
@@ -79,17 +80,20 @@ def _lock(directory: Path) -> Iterator[None]:
 async def _serve(options: argparse.Namespace) -> None:
     if len(os.fsencode(options.socket)) > MAX_SOCKET_PATH:
         raise StartError(f"socket: the path is over {MAX_SOCKET_PATH} bytes: {options.socket}")
+    metadata = MetadataServer()
     network = Network(
         bridge=options.bridge,
         subnet=options.subnet,
         owner=str(options.dir),
         registry_ports=tuple(options.registry_port),
         host_ports=(API_PORT,) if options.host_port is None else tuple(options.host_port),
+        metadata_port=metadata.port,
     )
     offers = _offers(options.region)
     network.up()
     fleet = Fleet(Records(options.dir), network, _settings(options), offers, SystemClock())
     fleet.restore()
+    metadata.serve(fleet.at_address)
     ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def end(keep_instances: bool) -> None:
@@ -112,6 +116,7 @@ async def _serve(options: argparse.Namespace) -> None:
         await asyncio.wait([ended], timeout=HOUSEKEEPING_S)
     await server.stop(grace=1.0)
     await fleet.close(keep_instances=ended.result())
+    await asyncio.to_thread(metadata.close)
     options.socket.unlink(missing_ok=True)
     log.info("ended")
 

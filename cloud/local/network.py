@@ -1,9 +1,9 @@
 """The local cloud's network: one bridge, one nftables table, and a virtual card per instance.
 
-Instances reach each other, the internet through NAT, and of the host only: the API port, DNS, and the host's loopback
-registries at ``<gateway>:<port>``. Everything else of the host is refused to them, whatever address they try; what
-the host itself opens towards them gets its answers. IP forwarding stays switched on when the network goes, since
-others may have come to rely on it. Knows nothing of instances' states.
+Instances reach each other, the internet through NAT, and of the host only: the API port, DNS, the host's loopback
+registries at ``<gateway>:<port>``, and the metadata service at its usual address. Everything else of the host is
+refused to them, whatever address they try; what the host itself opens towards them gets its answers. IP forwarding
+stays switched on when the network goes, since others may have come to rely on it. Knows nothing of instances' states.
 """
 
 import ipaddress
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_BRIDGE_NAME = 15
+METADATA_ADDRESS = "169.254.169.254"
+"""Where every EC2 instance finds its metadata service."""
 _TOOL_TIMEOUT_S = 30.0
 
 
@@ -38,13 +40,15 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Names and numbers of one local cloud's network. ``owner`` marks the bridge: the cloud's directory."""
+    """Names and numbers of one local cloud's network. ``owner`` marks the bridge: the cloud's directory.
+    ``metadata_port``: of the host's loopback, where the metadata service listens (0: there is none)."""
 
     bridge: str
     subnet: ipaddress.IPv4Network
     owner: str
     registry_ports: tuple[int, ...] = ()
     host_ports: tuple[int, ...] = (54555,)
+    metadata_port: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.bridge) <= MAX_BRIDGE_NAME or not self.bridge.replace("-", "").replace("_", "").isalnum():
@@ -100,7 +104,10 @@ class Network:
         _run(["nft", "-f", "-"], self._rules())
 
     def _rules(self) -> str:
-        dnat = accept = ""
+        dnat = accept = metadata = ""
+        if self.metadata_port:
+            metadata = f'iifname "{self.bridge}" ip daddr {METADATA_ADDRESS} tcp dport 80'
+            metadata += f" dnat to 127.0.0.1:{self.metadata_port}"
         if self.registry_ports:
             ports = ", ".join(map(str, self.registry_ports))
             dnat = f'iifname "{self.bridge}" ip daddr {self.gateway} tcp dport {{ {ports} }} dnat to 127.0.0.1'
@@ -113,6 +120,7 @@ table ip {self.table} {{
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
         {dnat}
+        {metadata}
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
@@ -121,6 +129,10 @@ table ip {self.table} {{
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname "{self.bridge}" jump from_instance
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname "{self.bridge}" ip daddr {METADATA_ADDRESS} reject comment "the host's own is none of theirs"
     }}
     chain from_instance {{
         ct state established,related accept

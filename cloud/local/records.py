@@ -28,7 +28,7 @@ class InstanceRecord:
 
     ``pid`` and ``start_time`` name the instance's PID 1 as the host sees it; the start time (clock ticks since the boot
     ``boot_id``) tells it from a later process with the same number. Invariant: they are on disk before PID 1 is let
-    go.
+    go. ``interruption_at``: when a spot instance is taken back, once it has been told so; 0 before.
     """
 
     id: str
@@ -48,6 +48,7 @@ class InstanceRecord:
     changed_at: float = 0.0
     ready_at: float = 0.0
     hang: bool = False
+    interruption_at: float = 0.0
     pid: int = 0
     start_time: int = 0
     boot_id: str = ""

@@ -63,11 +63,14 @@ class HypervisorService(hypervisor_pb2_grpc.HypervisorServicer):
 
     async def SetFaults(self, request: pb.FaultsRequest, context: Context) -> pb.FaultsReply:  # noqa: N802
         try:
-            vanishing = self._fleet.faults.apply(request.json)
+            at_once = self._fleet.faults.apply(request.json)
         except ValueError as error:
             await _fail(context, grpc.StatusCode.INVALID_ARGUMENT, f"InvalidParameterValue: {error}")
-        for fault in vanishing:
-            self._fleet.vanish(fault.instance)
+        for fault in at_once:
+            if fault.kind is FaultKind.SPOT_INTERRUPTION:
+                self._fleet.interrupt(fault)
+            else:
+                self._fleet.vanish(fault.instance)
         return pb.FaultsReply(json=self._fleet.faults.dump())
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Context) -> pb.ShutdownReply:  # noqa: N802
@@ -96,4 +99,7 @@ async def _fail(context: Context, status: grpc.StatusCode, details: str) -> NoRe
 
 
 def _reply(instances: list[Instance]) -> pb.InstancesReply:
-    return pb.InstancesReply(instances=[pb.Instance(**asdict(instance)) for instance in instances])
+    """What the protocol has no field for (security groups) no local instance has."""
+    known = pb.Instance.DESCRIPTOR.fields_by_name.keys()
+    told = [{name: value for name, value in asdict(instance).items() if name in known} for instance in instances]
+    return pb.InstancesReply(instances=[pb.Instance(**facts) for facts in told])
