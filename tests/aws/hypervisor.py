@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from cloud.local import machine
@@ -36,8 +37,8 @@ class Hypervisor(Watch):
     """See ``Watch``."""
 
     def __init__(self, url: str, account: Account, directory: Path, network: Network) -> None:
-        super().__init__(url, account, directory, network)
-        self.metadata = InstanceMetadata(network.bridge)
+        self.metadata = InstanceMetadata()
+        super().__init__(url, account, directory, replace(network, metadata_port=self.metadata.port))
         self._pool = ThreadPoolExecutor(BOOTS_AT_A_TIME + 4, "instance")
         self._booter: Booter
 

@@ -3,19 +3,18 @@
 import random
 from collections.abc import Iterator
 from functools import partial
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloud.local.network import used_ranges
 from milpa_ray.errors import AgentUnreachable
 from milpa_ray.pki import CertificateAuthority
 from milpa_ray.ports import CONTROLLER_IDENTITY, AgentAddress, Hello, bootstrap_identity
 from milpa_ray.userdata import UserData
 from nodeagent.client import GrpcDialer
 from tests.aws.account import Account, client, furnish
+from tests.aws.bench import free_range
 from tests.aws.hypervisor import Hypervisor
 from tests.aws.moto_server import MotoServer
 from tests.aws.rack import HollowRack
@@ -25,14 +24,6 @@ from tests.nodeagent.agents import OWNER
 from tests.waiting import eventually, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
-
-
-def free_range() -> IPv4Network:
-    """A range for a VPC and its bridge; tests may run next to each other."""
-    while True:
-        network = IPv4Network(f"10.{random.randrange(200, 220)}.{random.randrange(16) * 16}.0/20")
-        if not any(taken.overlaps(network) for taken, _ in used_ranges()):
-            return network
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ TIMEOUT_S = 90
 
 @dataclass
 class Milpa:
-    """``milpa`` and ``milpactl`` for one home."""
+    """``milpa`` and ``milpactl`` for one home. ``environment`` is what they get besides this process's."""
 
     home: Home
     registry_port: int
     api_port: int
     bridge: str
+    environment: dict[str, str] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def prepare(cls, root: Path, registry_port: int) -> "Milpa":
@@ -72,6 +73,7 @@ class Milpa:
     def _run(self, command: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {
             **os.environ,
+            **self.environment,
             "MILPA_HOME": str(self.home.root),
             "MILPA_ENDPOINTS": f"127.0.0.1:{self.api_port}",
         }
