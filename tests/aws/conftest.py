@@ -7,6 +7,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from cloud.aws.session import AwsSession
+from cloud.aws.throttle import Pace
 from tests.aws.account import KEYS, REGION, Account, furnish
 from tests.aws.moto_server import MotoServer
 from tests.aws.proxy import AwsProxy
@@ -40,11 +41,12 @@ def proxy(moto: MotoServer) -> Iterator[AwsProxy]:
 
 @pytest.fixture
 def aws(proxy: AwsProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsSession]:
-    """Our session, which calls the proxy."""
+    """Our session, which calls the proxy; neither of them limits rates."""
+    proxy.throttle = None
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    session = AwsSession(REGION)
+    session = AwsSession(REGION, pace=Pace({}))
     try:
         yield session
     finally:
