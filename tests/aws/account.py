@@ -11,6 +11,8 @@ ZONES = tuple(f"{REGION}{letter}" for letter in "abcdef")
 OWNER = "123456789012"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_SESSION_TOKEN": "testing"}
 IMAGE_TAGS = {"purpose": "milpa-node"}
+BASE_IMAGES = {"amd64": "ami-0000000000a0d6400", "arm64": "ami-0000000000a700000"}
+"""Public images that are there from the start (``images.json``)."""
 RESERVED = 5
 """Addresses that AWS keeps for itself in each subnet."""
 
@@ -58,15 +60,11 @@ def furnish(url: str, network: IPv4Network, *, private: bool = False) -> Account
     return Account(vpc, public, made[1] if private else {}, register_image(ec2))
 
 
-def register_image(ec2: Any, name: str = "milpa-node-1", tags: dict[str, str] | None = None) -> str:
-    """Adds a boot image of ours; its id."""
-    image: str = ec2.register_image(
-        Name=name,
-        Architecture="x86_64",
-        RootDeviceName="/dev/xvda",
-        VirtualizationType="hvm",
-        BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8, "DeleteOnTermination": True}}],
-    )["ImageId"]
+def register_image(
+    ec2: Any, name: str = "milpa-node-1", tags: dict[str, str] | None = None, arch: str = "amd64"
+) -> str:
+    """Adds a boot image of ours; its id. It is a copy, since what moto registers anew has no architecture."""
+    image: str = ec2.copy_image(Name=name, SourceImageId=BASE_IMAGES[arch], SourceRegion=REGION)["ImageId"]
     told = IMAGE_TAGS if tags is None else tags
     ec2.create_tags(Resources=[image], Tags=[{"Key": key, "Value": value} for key, value in told.items()])
     return image

@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
 SETTINGS = {
-    "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
+    "MOTO_AMIS_PATH": str(Path(__file__).with_name("images.json")),
     "MOTO_ENABLE_AMI_VALIDATION": "true",
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
 }

@@ -18,6 +18,7 @@ from tests.aws.buckets import Throttle
 from tests.aws.calls import Answer, Call, parse_call, refusal
 from tests.aws.faults import Capacity, Effect, Lag, Rule, RuleBook, Shortage
 from tests.aws.launches import Launches, without
+from tests.aws.terminations import terminate
 
 UPSTREAM_TIMEOUT_S = 60.0
 _OWN_HEADERS = frozenset({"connection", "content-length", "transfer-encoding", "server", "date", "host"})
@@ -127,6 +128,8 @@ class AwsProxy:
             return self._forward(call)
         if call.action == "RunInstances":
             return self._launches.run(call)
+        if call.action == "TerminateInstances" and not self.lag.refuse_changes:
+            return terminate(call, self._forward)
         hidden = self.lag.hidden()
         if not hidden:
             return self._forward(call)
