@@ -144,18 +144,22 @@ def server(
 def doctor(
     home: HomeDir = None,
     config: Config = None,
+    cloud: Annotated[str, typer.Option("--cloud", help="Only the checks of that cloud: 'aws' or 'local'.")] = "",
     output: Output = "",
 ) -> None:
-    """Check whether this machine can run Milpa, and say how to mend what is wrong."""
+    """Check whether this machine and the cloud can run Milpa, and say how to mend what is wrong. Changes nothing."""
     from cli.milpa_tables import show_checks
+    from cli.reporting import UsageError
     from shards.doctor import examine
     from shards.installation import Installation
     from shards.layout import UpOptions, load_options
 
     _check_output(output)
+    if cloud not in ("", "aws", "local"):
+        raise UsageError(f"--cloud {cloud}: there are 'aws' and 'local'")
     where = _home(home)
     options = UpOptions(str(config.absolute())) if config else load_options(where)
-    checks = examine(Installation(where, options))
+    checks = examine(Installation(where, options), cloud=cloud, thorough=True)
     show_checks(checks, output)
     failed = [check for check in checks if check.essential and not check.ok]
     if failed:

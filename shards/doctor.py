@@ -1,16 +1,20 @@
-"""Whether this machine can run Milpa, check by check, with the remedy for each. Looks only and changes nothing."""
+"""Whether this machine and the cloud can run Milpa, check by check, with the remedy for each. Looks only and changes
+nothing."""
 
+import asyncio
 import os
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cloud.local import preflight
+from milpa_ray.clock import SystemClock
 from milpa_ray.errors import MilpaError
-from milpa_ray.settings import Settings
+from milpa_ray.settings import Local, Settings
 from milpa_ray.store.etcd_binary import etcd_version, find_etcd, may_corrupt
 from shards.installation import Installation
 
@@ -46,9 +50,10 @@ def require(installation: Installation) -> None:
         raise NotFit("\n".join(f"{check.name}: {check.detail}\n  remedy: {check.remedy}" for check in failed))
 
 
-def examine(installation: Installation) -> list[Check]:
-    """All checks. Those that need settings are left out while the settings are wrong."""
-    found = [*_python(), *_home(installation)]
+def examine(installation: Installation, *, cloud: str = "", thorough: bool = False) -> list[Check]:
+    """All checks, or with ``cloud`` (aws or local) those of that cloud only. Those that need settings are left out
+    while the settings are wrong. ``thorough``: also those that a start does without, such as each permission."""
+    found = [] if cloud else [*_python(), *_home(installation)]
     try:
         settings = installation.settings
     except MilpaError as error:
@@ -56,7 +61,14 @@ def examine(installation: Installation) -> list[Check]:
         remedy = "milpa up makes it" if makes else f"correct {installation.config_file}"
         return [*found, Check("settings", False, str(error), remedy)]
     found.append(Check("settings", True, f"{installation.config_file}: cluster {settings.cluster_name}"))
-    steps: list[Callable[[Installation, Settings], Iterator[Check]]] = [_etcd, _cloud, _files, _api_port, _running]
+    chosen = "aws" if settings.cloud.aws is not None else "local"
+    if cloud not in ("", chosen):
+        remedy = f"set cloud.{cloud} there, or name another file with --config"
+        return [*found, Check("cloud", False, f"{installation.config_file} chooses {chosen}, not {cloud}", remedy)]
+    check_cloud = partial(_aws, thorough=thorough) if chosen == "aws" else _local
+    steps: list[Callable[[Installation, Settings], Iterator[Check]]] = [_etcd, check_cloud]
+    if not cloud:
+        steps += [_files, _api_port, _running]
     for step in steps:
         found += step(installation, settings)
     return found
@@ -106,11 +118,16 @@ def _etcd(installation: Installation, settings: Settings) -> Iterator[Check]:
     yield Check("etcd", not bad, detail, "use 3.5.3 or newer, or 3.4" if bad else "", essential=False)
 
 
-def _cloud(installation: Installation, settings: Settings) -> Iterator[Check]:
-    local = settings.cloud.local
-    if local is None:
-        yield Check("cloud", False, "cloud.aws has no driver in this version", "use 'cloud: {local: {}}'")
-        return
+def _aws(installation: Installation, settings: Settings, *, thorough: bool) -> Iterator[Check]:
+    from cloud.aws import doctor
+
+    folder = installation.home.catalog
+    for found in asyncio.run(doctor.examine(settings, SystemClock(), folder, thorough=thorough)):
+        yield Check(found.name, found.ok, found.detail, found.remedy, found.essential)
+
+
+def _local(installation: Installation, settings: Settings) -> Iterator[Check]:
+    local = settings.cloud.local or Local()
     for found in preflight.check(local.bridge, local.subnet, str(installation.home.local.absolute())):
         yield Check(found.name, found.ok, found.detail, found.remedy, essential=found.name not in _ADVICE)
 
