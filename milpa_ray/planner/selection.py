@@ -10,7 +10,6 @@ only when they are further apart than rounding can be. Ties: lower price, newer 
 Tables are made once per policy and state of capacity, and kept. Knows nothing of pods; ``choose`` does.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from milpa_ray.planner.axis import Axis
 from milpa_ray.planner.catalogue import Catalogue, Flags, Floats, Ints
 from milpa_ray.planner.eligibility import Terms, terms, tie_rank
 from milpa_ray.planner.fullness import NOTHING_FULL, Full
@@ -85,12 +85,10 @@ class Selector:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         baselines = catalogue.baseline[catalogue.burstable]
-        self._cpu_steps: Floats = np.unique(np.concatenate((catalogue.vcpus, baselines)))
-        self._memory_steps: Ints = np.unique(catalogue.memory_mib)
-        self._cpu_list: list[float] = self._cpu_steps.tolist()
-        self._memory_list: list[int] = self._memory_steps.tolist()
-        self._width = len(self._memory_steps) + 1
-        self._cells = (len(self._cpu_steps) + 1) * self._width
+        self._cpu = Axis(np.unique(np.concatenate((catalogue.vcpus, baselines))))
+        self._memory = Axis(np.unique(catalogue.memory_mib).astype(np.float64))
+        self._width = len(self._memory) + 1
+        self._cells = (len(self._cpu) + 1) * self._width
         self._ties = tie_rank(catalogue)
         self._answers = lru_cache(maxsize=TABLES_KEPT)(self._build)
         self._stack = lru_cache(maxsize=STACKS_KEPT)(self._build_stack)
@@ -98,8 +96,7 @@ class Selector:
     def select_one(self, request: Request, full: Full = NOTHING_FULL) -> Selected:
         """The cheapest type for one request."""
         table = self._for(request.policy, full).table
-        cell = bisect_left(self._cpu_list, request.cpu) * self._width
-        cell += bisect_left(self._memory_list, request.memory_mib)
+        cell = self._cpu.place(request.cpu) * self._width + self._memory.place(request.memory_mib)
         code = table.code.item(cell)
         if code >= NONE:
             return Selected(code, table.price.item(cell), 0.0)
@@ -121,9 +118,9 @@ class Selector:
         answer = Selection(np.empty(count, np.int32), np.empty(count), np.zeros(count))
         for start in range(0, count, CHUNK):
             part = slice(start, min(start + CHUNK, count))
-            cell = np.searchsorted(self._cpu_steps, cpu[part])
+            cell = self._cpu.places(np.ascontiguousarray(cpu[part], dtype=np.float64))
             cell *= self._width
-            cell += np.searchsorted(self._memory_steps, memory_mib[part])
+            cell += self._memory.places(np.ascontiguousarray(memory_mib[part], dtype=np.float64))
             if len(policies) > 1:
                 cell += policy[part] * self._cells
             code = table.code.take(cell)
@@ -195,7 +192,7 @@ class Selector:
         price = np.where(code >= 0, np.append(of.price, np.inf)[code], np.inf)
         candidates = np.empty((0, 0), np.int64)
         if len(rising.rank):
-            cells, candidates = rising.candidates(self._cpu_steps, flat, np.append(of.price[order], np.inf))
+            cells, candidates = rising.candidates(self._cpu.steps, flat, np.append(of.price[order], np.inf))
         if len(candidates):
             candidates, number = np.unique(candidates, axis=0, return_inverse=True)
             code[cells] = -2 - number.reshape(-1)
@@ -213,16 +210,16 @@ class Selector:
     def _steps_of(self, of: Terms, rows: Ints) -> "_Steps":
         """Up to which cell each type is large enough, and from which on its cost rises with cpu."""
         return _Steps(
-            begin=np.searchsorted(self._cpu_steps, np.minimum(of.baseline[rows], of.cpu_limit[rows])),
-            end=np.searchsorted(self._cpu_steps, of.cpu_limit[rows]),
-            memory=np.searchsorted(self._memory_steps, of.memory_limit[rows]),
+            begin=np.searchsorted(self._cpu.steps, np.minimum(of.baseline[rows], of.cpu_limit[rows])),
+            end=np.searchsorted(self._cpu.steps, of.cpu_limit[rows]),
+            memory=np.searchsorted(self._memory.steps, of.memory_limit[rows]),
         )
 
     def _flat(self, of: Terms, order: Ints) -> Ints:
         """Rank of the best type in each cell among those whose cost does not rise there; ``len(order)`` for none."""
         steps = self._steps_of(of, order)
         last = np.where(of.surcharge[order] > 0, steps.begin, steps.end)
-        best = np.full((len(self._cpu_steps) + 1, self._width), len(order), dtype=np.int64)
+        best = np.full((len(self._cpu) + 1, self._width), len(order), dtype=np.int64)
         np.minimum.at(best, (last, steps.memory), np.arange(len(order)))
         best = np.minimum.accumulate(best[::-1], axis=0)[::-1]
         return np.minimum.accumulate(best[:, ::-1], axis=1)[:, ::-1]
