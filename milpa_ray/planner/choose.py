@@ -80,13 +80,19 @@ def spread_over_zones(spec: PodSpec, offers: Offers, present: Mapping[str, int],
     """Zones for ``count`` more pods of one spec: even over the zones that have the cheapest type for it at this moment,
     given how many are ``present`` in each zone."""
     answer: Refusal = NO_DEFAULT
-    for attempt in range(len(_TRIES[spec.spot.policy]) if _has_wish(spec, offers) else 0):
-        request = _request(spec, offers, attempt)
+    for request in requests_of(spec, offers):
         found = selector_of(offers.catalogue).select_one(request, offers.full)
         if found.row != NONE:
             return balance(zones_for(offers, request, found), present, count)
         answer = why_none(offers.catalogue, request, offers.full)
     return answer
+
+
+def requests_of(spec: PodSpec, offers: Offers) -> list[Request]:
+    """What is tried for a pod, in this order: the first that anything fits counts. Empty when the pod says nothing of
+    its instance, and there is no default."""
+    attempts = range(len(_TRIES[spec.spot.policy]) if _has_wish(spec, offers) else 0)
+    return [_request(spec, offers, attempt) for attempt in attempts]
 
 
 def zones_for(offers: Offers, request: Request, found: Selected) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from functools import lru_cache
 import numpy as np
 
 from milpa_ray.api.schema import suggest
-from milpa_ray.planner.catalogue import Catalogue, Floats, Ints
+from milpa_ray.planner.catalogue import Catalogue, Flags, Floats, Ints
 from milpa_ray.planner.eligibility import Constraint, Verdicts, reasons
 from milpa_ray.planner.fullness import NOTHING_FULL, Full
 from milpa_ray.planner.request import Request
+from milpa_ray.planner.shortfall import has_gpus, shortfall
 
 NO_CAPACITY = "InsufficientInstanceCapacity"
 """Reason of a Waiting pod for which all that would fit was full a moment ago."""
@@ -46,11 +47,11 @@ def why_none(catalogue: Catalogue, request: Request, full: Full = NOTHING_FULL) 
     near = [
         text
         for constraint in _ORDER
-        if len(rows := np.flatnonzero(only & verdicts.failed[:, constraint]))
+        if len(rows := np.flatnonzero(only & _fails(verdicts, constraint)))
         and (text := _nearest(catalogue, request, constraint, rows))
     ]
     if not near:
-        near = [_closest_type(catalogue, request, verdicts, failures)]
+        near = [_closest_type(catalogue, request, verdicts)]
     what = f"{request.policy.instance_type} " if request.policy.instance_type else ""
     spot = "spot " if request.policy.spot else ""
     reason = NO_SPOT if len(only) and _only_spot(verdicts, only) else NO_TYPE_FITS
@@ -72,6 +73,8 @@ _ORDER = (
     Constraint.ARCH,
 )
 """What can be asked for otherwise, in the order in which it is proposed."""
+_SIZES = frozenset({Constraint.MEMORY, Constraint.CPU, Constraint.BASELINE, Constraint.BARE_METAL})
+"""Wishes that are easier to change than the others."""
 
 
 def _unknown(catalogue: Catalogue, request: Request, verdicts: Verdicts) -> Refusal | None:
@@ -117,15 +120,22 @@ def _only_spot(verdicts: Verdicts, only: np.ndarray) -> bool:
     return bool(np.any(only & verdicts.failed[:, Constraint.SPOT]))
 
 
+def _fails(verdicts: Verdicts, constraint: Constraint) -> Flags:
+    """Types that lack CPU lack it by their vCPUs or by their baseline: what the most is, both tell together."""
+    failed: Flags = verdicts.failed[:, constraint]
+    return failed | verdicts.failed[:, Constraint.BASELINE] if constraint == Constraint.CPU else failed
+
+
 def _nearest(catalogue: Catalogue, request: Request, constraint: Constraint, rows: Ints) -> str:
     """What of one constraint would fit, ``rows`` being the types that fail nothing else."""
     policy = request.policy
-    if constraint in (Constraint.MEMORY, Constraint.CPU, Constraint.BASELINE, Constraint.GPU):
+    if constraint in (Constraint.MEMORY, Constraint.CPU, Constraint.GPU):
         return _largest(catalogue, request, constraint, rows)
     cheapest = catalogue.names[int(rows[np.argmin(catalogue.price_on_demand[rows])])]
     zones = sorted({zone for row in rows.tolist() for zone in catalogue.zones_of(catalogue.names[row])})
     known = sorted({str(name) for name in catalogue.gpu_name[rows] if name})
     texts = {
+        Constraint.BASELINE: f"{cheapest} would without 'sustainedCPU: false'",
         Constraint.GPU_NAME: f"there is no GPU {policy.gpu_name!r} of that count; there is {', '.join(known)}",
         Constraint.ZONE: f"zone {policy.zone} has none that fits; {', '.join(zones)} would",
         Constraint.SPOT: f"no spot price is known for {cheapest}"
@@ -139,10 +149,11 @@ def _nearest(catalogue: Catalogue, request: Request, constraint: Constraint, row
 
 
 def _largest(catalogue: Catalogue, request: Request, constraint: Constraint, rows: Ints) -> str:
+    within_baseline = catalogue.burstable & (request.policy.sustained_cpu is False)
+    cpu = np.where(within_baseline, catalogue.baseline, catalogue.vcpus)
     columns: dict[Constraint, tuple[str, Floats | Ints, float, str]] = {
         Constraint.MEMORY: ("largest memory", catalogue.memory_mib / 1024, request.memory_mib / 1024, " GiB"),
-        Constraint.CPU: ("most CPU", catalogue.vcpus, request.cpu, ""),
-        Constraint.BASELINE: ("largest CPU baseline", catalogue.baseline, request.cpu, ""),
+        Constraint.CPU: ("most CPU", cpu, request.cpu, ""),
         Constraint.GPU: ("most GPUs", catalogue.gpu_count, request.policy.gpus, ""),
     }
     label, column, asked, unit = columns[constraint]
@@ -171,14 +182,16 @@ def _asked(request: Request) -> list[str]:
     return [name for name, value in fields.items() if value]
 
 
-def _closest_type(catalogue: Catalogue, request: Request, verdicts: Verdicts, failures: Ints) -> str:
-    """When no single wish is to blame: the type that fails the fewest, and what it fails."""
+def _closest_type(catalogue: Catalogue, request: Request, verdicts: Verdicts) -> str:
+    """When no single wish is to blame: the type that fails the fewest, sizes before kinds, and what it fails."""
     if not len(catalogue):
         return f"nothing is offered in {catalogue.region}"
-    fewest = np.flatnonzero(failures == failures.min())
-    best = int(fewest[np.lexsort((-catalogue.vcpus[fewest], -catalogue.memory_mib[fewest]))[0]])
-    lacking = [Constraint(c).name.lower().replace("_", " ") for c in np.flatnonzero(verdicts.failed[best]).tolist()]
+    weight = verdicts.failed @ np.array([1 if constraint in _SIZES else 2 for constraint in Constraint])
+    nearest = np.flatnonzero(weight == weight.min())
+    best = int(nearest[np.lexsort((-catalogue.vcpus[nearest], -catalogue.memory_mib[nearest]))[0]])
     size = f"{catalogue.vcpus[best]:.10g} CPU, {catalogue.memory_mib[best] / 1024:.10g} GiB"
-    if catalogue.gpu_count[best]:
-        size += f", {catalogue.gpu_count[best]} {catalogue.gpu_name[best]}"
-    return f"nearest in {catalogue.region} is {catalogue.names[best]} ({size}), which fails {', '.join(lacking)}"
+    if gpus := has_gpus(catalogue, best):
+        size += f", {gpus}"
+    lacking = np.flatnonzero(verdicts.failed[best]).tolist()
+    texts = [shortfall(catalogue, request, best, Constraint(constraint)) for constraint in lacking]
+    return f"nearest in {catalogue.region} is {catalogue.names[best]} ({size}), but: {'; '.join(texts)}"
