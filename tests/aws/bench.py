@@ -6,10 +6,9 @@ Everything of it is gone when ``running_bench`` ends, and no instance of its clu
 import contextlib
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,7 +20,7 @@ from milpa_ray.planner.garbage import CLUSTER_TAG
 from tests.aws.account import IMAGE_TAGS, KEYS, OWNER, REGION, Account, furnish
 from tests.aws.hypervisor import Hypervisor
 from tests.aws.moto_server import MotoServer
-from tests.aws.proxy import AwsProxy
+from tests.aws.proxy import AwsProxy, Seen
 from tests.aws.rack import HollowRack
 from tests.aws.watch import Watch, bench_network
 from tests.e2e.drills import Cluster, Object
@@ -43,7 +42,6 @@ class Bench(Generic[Machines]):
     machines: Machines
     milpa: Cluster
     name: str
-    began: float = field(default_factory=time.monotonic)
 
     def instances(self) -> list[dict[str, Any]]:
         """All that this Milpa ever launched, as moto itself tells it; terminated ones, too."""
@@ -60,6 +58,10 @@ class Bench(Generic[Machines]):
     def calls(self, since: float = 0.0) -> Counter[str]:
         """Calls of Milpa by action, since that time (monotonic)."""
         return Counter(seen.action for seen in self.proxy.seen if seen.at >= since)
+
+    def launches(self, since: float = 0.0) -> list[Seen]:
+        """RunInstances calls, since that time (monotonic)."""
+        return [seen for seen in self.proxy.seen if seen.action == "RunInstances" and seen.at >= since]
 
     def delete_all(self, timeout_s: float = 60.0) -> None:
         """Deletes every pod; returns once no instance runs any more."""

@@ -16,7 +16,7 @@ import urllib3
 
 from tests.aws.buckets import Throttle
 from tests.aws.calls import Answer, Call, parse_call, refusal
-from tests.aws.faults import Capacity, Effect, Lag, Rule, RuleBook, Shortage
+from tests.aws.faults import Capacity, Effect, Lag, Rule, RuleBook, Shortage, Wanted
 from tests.aws.launches import Launches, without
 from tests.aws.terminations import terminate
 
@@ -28,13 +28,13 @@ _NAME_INSTANCES = ("InstanceId", "ResourceId")
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One call as it was answered. ``code``: the error code, ``lost`` when the caller got no answer, else empty.
-    ``instances``: how many a launch asked for. ``at`` is monotonic."""
+    ``wanted``: what a launch asked for. ``at`` is monotonic."""
 
     service: str
     action: str
     code: str
     at: float
-    instances: int = 0
+    wanted: Wanted | None = None
 
 
 class AwsProxy:
@@ -102,9 +102,9 @@ class AwsProxy:
     def handle(self, call: Call) -> Answer | None:
         """The answer; None: the connection is to be cut."""
         answer, code = self._answer(call)
-        asked = int(call.parameters.get("MaxCount", "0") or 0) if call.action == "RunInstances" else 0
+        wanted = self._launches.wanted(call) if call.action == "RunInstances" else None
         with self._lock:
-            self._seen.append(Seen(call.service, call.action, code, time.monotonic(), asked))
+            self._seen.append(Seen(call.service, call.action, code, time.monotonic(), wanted))
         return answer
 
     def _answer(self, call: Call) -> tuple[Answer | None, str]:
@@ -128,17 +128,15 @@ class AwsProxy:
             return self._forward(call)
         if call.action == "RunInstances":
             return self._launches.run(call)
-        if call.action == "TerminateInstances" and not self.lag.refuse_changes:
-            return terminate(call, self._forward)
         hidden = self.lag.hidden()
-        if not hidden:
-            return self._forward(call)
         shows = call.action in ("DescribeInstances", "DescribeInstanceStatus")
         named = hidden.intersection(name for prefix in _NAME_INSTANCES for name in call.numbered(prefix))
         if named and (shows or self.lag.refuse_changes):
             return refusal(call, "InvalidInstanceID.NotFound", f"The instance IDs '{', '.join(named)}' do not exist")
+        if call.action == "TerminateInstances" and call.parameters.get("DryRun") != "true":
+            return terminate(call, self._forward)
         answer = self._forward(call)
-        if shows and answer.status == 200:
+        if hidden and shows and answer.status == 200:
             return Answer(200, without(answer.body, hidden), answer.headers)
         return answer
 
