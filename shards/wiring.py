@@ -17,13 +17,16 @@ from milpa_ray.certs import ensure_ca, ensure_certs, read_pair
 from milpa_ray.clock import SystemClock
 from milpa_ray.controller.coordinator import Coordinator
 from milpa_ray.controller.deps import CoordinatorDeps, PodEnvironment, ShardDeps
+from milpa_ray.controller.identifiers import ensure_cluster_uuid
 from milpa_ray.controller.shard import Shard
 from milpa_ray.errors import Invalid
 from milpa_ray.events import EventRecorder
 from milpa_ray.keys import Keys
 from milpa_ray.paths import Home
 from milpa_ray.pki import CertificateAuthority
+from milpa_ray.planner.catalogue import Catalogue
 from milpa_ray.planner.choose import Offers
+from milpa_ray.planner.launches import gib
 from milpa_ray.ports import CONTROLLER_IDENTITY, node_identity
 from milpa_ray.server.api import ApiConfig, ApiServer, ServerTls
 from milpa_ray.server.offers import CloudDefaults
@@ -33,6 +36,7 @@ from milpa_ray.store.etcd import EtcdStore
 from milpa_ray.store.lease import ThreadLeaseKeeper
 from nodeagent.client import GrpcDialer
 from shards.actors import ActorConfig
+from shards.aws_cloud import AwsCloud, aws_cloud, firewall_policy
 from shards.gathering import controller_dumps
 from shards.layout import read_settings
 from shards.local_cloud import hypervisor_socket
@@ -96,10 +100,17 @@ class Parts:
         timeout_s = self.settings.limits.call_timeout_s
         return GrpcDialer(authority.pair.cert, pair.cert, pair.key, sign, timeout_s)
 
-    def compute(self) -> LocalCompute:
-        if self.settings.cloud.local is None:
-            raise Invalid("cloud.aws: this version has no driver for it; use 'cloud: {local: {}}'")
-        return LocalCompute(hypervisor_socket(self.home), self.settings.cluster_name)
+    def catalogue(self) -> Catalogue:
+        """Types, prices and zones of the settings' region, refreshed ones first."""
+        return load_catalog(self.settings.cloud.region, self.home.catalog)
+
+    async def aws(self) -> AwsCloud | None:
+        """The ports to AWS, if that is the cloud."""
+        if self.settings.cloud.aws is None:
+            return None
+        uuid = await ensure_cluster_uuid(self.store, self.keys, self.rng)
+        catalogue = await asyncio.to_thread(self.catalogue)
+        return aws_cloud(self.settings, self.settings.cloud.aws, uuid, catalogue, self.clock)
 
     def cloud_init(self) -> str:
         """The user's cloud-init file as it is now."""
@@ -144,6 +155,7 @@ class RunningCoordinator:
 
     parts: Parts
     coordinator: Coordinator
+    aws: AwsCloud | None = None
 
     async def run(self) -> None:
         await self.coordinator.run()
@@ -156,6 +168,8 @@ class RunningCoordinator:
         return self.coordinator.dump()
 
     async def close(self) -> None:
+        if self.aws is not None:
+            self.aws.close()
         await self.parts.close()
 
 
@@ -185,7 +199,7 @@ class RunningApi:
 async def build_shard(config: ActorConfig) -> RunningShard:
     parts = await Parts.open(config, config.name)
     settings = parts.settings
-    offers = Offers(load_catalog(settings.cloud.region, parts.home.catalog), settings.nodes.default_instance_type)
+    offers = Offers(await asyncio.to_thread(parts.catalogue), settings.nodes.default_instance_type)
     deps = ShardDeps(
         store=parts.store,
         keys=parts.keys,
@@ -203,19 +217,25 @@ async def build_shard(config: ActorConfig) -> RunningShard:
 
 async def build_coordinator(config: ActorConfig) -> RunningCoordinator:
     parts = await Parts.open(config, config.name)
+    settings = parts.settings
+    aws = await parts.aws()
     deps = CoordinatorDeps(
         store=parts.store,
         keys=parts.keys,
         clock=parts.clock,
         rng=parts.rng,
-        limits=parts.settings.limits,
+        limits=settings.limits,
         lease=parts.lease,
-        compute=parts.compute(),
+        compute=aws.compute if aws is not None else LocalCompute(hypervisor_socket(parts.home), settings.cluster_name),
         recorder=parts.recorder,
         authority=parts.authority,
         cloud_init=parts.cloud_init,
+        volume_gib=gib(settings.nodes.default_volume_size),
+        firewall=aws.firewall if aws is not None else None,
+        firewall_policy=firewall_policy(settings.nodes),
+        name_lock=aws.name_lock if aws is not None else None,
     )
-    return RunningCoordinator(parts, Coordinator(deps))
+    return RunningCoordinator(parts, Coordinator(deps), aws)
 
 
 async def build_api(config: ActorConfig) -> RunningApi:

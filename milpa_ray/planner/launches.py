@@ -65,17 +65,25 @@ class LaunchGroup:
     nodes: tuple[Versioned[Node], ...]
 
 
+def gib(size: str) -> int:
+    """A quantity of bytes in GiB, rounded up; 0 for empty text.
+
+    Raises:
+        QuantityError: no quantity, or negative.
+    """
+    return -(-quantity.to_bytes(size) // GIB)
+
+
 def launch_kind(node: Node, default_volume_gib: int = 0) -> LaunchKind:
     """What the node's record asks for. Its root volume is never smaller than ``default_volume_gib``."""
     spec = node.spec
-    asked_gib = -(-quantity.to_bytes(spec.resources.volume_size) // GIB)
     return LaunchKind(
         spec.instance_type,
         spec.placement.availability_zone,
         spec.spot,
         spec.boot_image,
         spec.resources.private_ip_only,
-        max(asked_gib, default_volume_gib),
+        max(gib(spec.resources.volume_size), default_volume_gib),
         spec.cpu_credits,
     )
 
