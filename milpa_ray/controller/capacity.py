@@ -1,7 +1,8 @@
-"""The memory of launches that failed for lack of capacity: records that expire with their lease.
+"""The memory of what the cloud has no room for: records that expire with their lease.
 
-The coordinator writes them with the failure, and removes one early when an instance of its kind has ended; every shard
-reads them, so that the next choice avoids what is full.
+The coordinator writes them when a launch has failed for lack of capacity, and when the cloud takes a spot instance
+back; it removes one early when an instance of its kind has ended. Every shard reads them, so that the next choice
+avoids what is full.
 """
 
 import json
@@ -11,6 +12,7 @@ from milpa_ray.api.node import Node
 from milpa_ray.errors import CapacityScope
 from milpa_ray.keys import Keys
 from milpa_ray.planner.fullness import FullRecord
+from milpa_ray.planner.interruption import interrupted
 from milpa_ray.ports import LaunchCall
 from milpa_ray.store.port import Put
 
@@ -18,6 +20,14 @@ from milpa_ray.store.port import Put
 def capacity_put(keys: Keys, call: LaunchCall, scope: CapacityScope, lease: int) -> Put:
     """The record that this launch has just failed for lack of capacity, which reaches as far as ``scope``."""
     record = _record(scope, call.instance_type, call.zone, spot=call.spot, private_ip_only=call.private_ip_only)
+    return Put(capacity_key(keys, record), json.dumps(asdict(record)).encode(), lease)
+
+
+def taken_back_put(keys: Keys, node: Node, lease: int) -> Put:
+    """The record that the cloud takes this node's instance back, and so has none of its kind to give for a while."""
+    spec = node.spec
+    zone, private = spec.placement.availability_zone, spec.resources.private_ip_only
+    record = _record(CapacityScope.TYPE, spec.instance_type, zone, spot=spec.spot, private_ip_only=private)
     return Put(capacity_key(keys, record), json.dumps(asdict(record)).encode(), lease)
 
 
@@ -34,7 +44,8 @@ def capacity_key(keys: Keys, record: FullRecord) -> str:
 
 
 def given_back(node: Node) -> tuple[FullRecord, ...]:
-    """What there is room for again once the node's instance has ended."""
+    """What there is room for again once the node's instance has ended. One that the cloud has taken back leaves no room
+    for another of its type there."""
     spec = node.spec
     private = spec.resources.private_ip_only
     return tuple(
@@ -46,7 +57,7 @@ def given_back(node: Node) -> tuple[FullRecord, ...]:
             private_ip_only=private,
         )
         for scope in CapacityScope
-        if spec.spot or scope != CapacityScope.SPOT
+        if (spec.spot or scope != CapacityScope.SPOT) and not (scope == CapacityScope.TYPE and interrupted(node))
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from milpa_ray.api.meta import ObjectReference
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.controller.batches import Batches
-from milpa_ray.controller.capacity import capacity_key, decode_capacity, given_back
+from milpa_ray.controller.capacity import capacity_key, decode_capacity, given_back, taken_back_put
 from milpa_ray.controller.committing import commit_fenced
 from milpa_ray.controller.deps import CoordinatorDeps
 from milpa_ray.controller.leadership import Leadership
@@ -22,6 +22,7 @@ from milpa_ray.controller.view import KeyView
 from milpa_ray.errors import MilpaError
 from milpa_ray.keys import prefix_end
 from milpa_ray.planner.fullness import FullRecord
+from milpa_ray.planner.interruption import interrupted
 from milpa_ray.planner.launches import (
     WITH_INSTANCE,
     Sighting,
@@ -60,6 +61,7 @@ class CloudDuties:
         self._poll_now = asyncio.Event()
         self._called: dict[str, float] = {}
         self._missing: dict[str, Sighting] = {}
+        self._taken_back: list[Node] = []
         self._instances = 0
         objects = deps.keys.objects
         self._view: KeyView[Node] = KeyView(
@@ -91,6 +93,9 @@ class CloudDuties:
                 self._changed.set()
             elif after.obj.status.phase == NodePhase.TERMINATING:
                 self._ending.set()
+            if interrupted(after.obj) and (before is None or not interrupted(before.obj)):
+                self._taken_back.append(after.obj)
+                self._changed.set()
         elif before is not None:
             self._called.pop(before.obj.name, None)
 
@@ -146,6 +151,19 @@ class CloudDuties:
         if known:
             await self.commit([WriteGroup((), (Delete(key),)) for key in known], [[] for _ in known])
 
+    async def _remember_taken_back(self) -> None:
+        """Has choices avoid what the cloud takes back. Only a hint: when the store is away it is left out."""
+        nodes, self._taken_back = self._taken_back, []
+        if not nodes:
+            return
+        try:
+            lease = await self._deps.store.lease_grant(self._deps.limits.capacity_memory_s)
+        except MilpaError as error:
+            log.warning("%d interrupted spot instances are not remembered: %s", len(nodes), error)
+            return
+        puts = {put.key: put for put in (taken_back_put(self._deps.keys, node, lease) for node in nodes)}
+        await self.commit([WriteGroup((), (put,)) for put in puts.values()], [[] for _ in puts])
+
     def _record(self, node: Node, status: str, message: str = "") -> None:
         self._deps.recorder.record(ObjectReference(kind="Node", name=node.name, uid=node.uid), status, message)
 
@@ -163,6 +181,7 @@ class CloudDuties:
             tasks.create_task(self._terminating())
             while True:
                 self._changed.clear()
+                await self._remember_taken_back()
                 await self._end_unlaunched()
                 await self._batches.step(self._in(NodePhase.CREATING), self._nodes)
                 await self._changed.wait()

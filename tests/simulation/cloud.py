@@ -61,6 +61,8 @@ class SimInstance:
     launched_at: float
     history: list[tuple[float, InstanceState]] = field(default_factory=list)
     lost: bool = False
+    taken_back_at: float | None = None
+    """When the cloud ends it by itself, once it has given notice of that."""
     labels: dict[str, str] = field(default_factory=dict)
     volume_gib: int = 0
 
@@ -89,6 +91,7 @@ class SimCloud:
         """Launches that were refused once; a late copy of the call may still be carried out."""
         self.on_start: Callable[[SimInstance], None] = lambda instance: None
         self.on_end: Callable[[SimInstance], None] = lambda instance: None
+        self.on_notice: Callable[[SimInstance], None] = lambda instance: None
         self.on_launch: Callable[[LaunchCall, LaunchCall | None], None] = lambda call, before: None
         self.on_terminate: Callable[[SimInstance], None] = lambda instance: None
         self.trace: Callable[..., None] = lambda *words: None
@@ -171,6 +174,14 @@ class SimCloud:
             if self.faults.reuse_ip:
                 self._free_ips.append(instance.ip)
             self.on_end(instance)
+
+    def take_back(self, instance: SimInstance, notice_s: float) -> None:
+        """Gives notice of a spot interruption, which comes after ``notice_s``."""
+        if instance.taken_back_at is None and instance.live:
+            instance.taken_back_at = self.loop.time() + notice_s
+            self.trace("cloud", instance.id, f"is taken back in {notice_s:.1f} s")
+            self.loop.call_later(notice_s, self.end, instance, context=Context())
+            self.on_notice(instance)
 
     def set_state(self, instance: SimInstance, state: InstanceState) -> None:
         instance.history.append((self.loop.time(), state))

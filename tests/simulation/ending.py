@@ -19,7 +19,8 @@ def unmet(world: World, ledger: Ledger) -> list[str]:
 
 
 def expected_phases(wish: Wish, interrupted: bool) -> set[PodPhase]:
-    """The phases that a pod of this kind may end in. ``interrupted``: an instance was lost under it."""
+    """The phases that a pod of this kind may end in. ``interrupted``: an instance was lost under it,
+    or was being taken back."""
     never, on_failure = wish.policy == RestartPolicy.NEVER, wish.policy == RestartPolicy.ON_FAILURE
     phases = {PodPhase.RUNNING}
     if wish.behaviour == "badimage" or (wish.behaviour == "exit1" and never):

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.api.phases import NODE_TRANSITIONS, POD_TERMINAL, POD_TRANSITIONS
-from milpa_ray.api.pod import Pod, PodPhase
+from milpa_ray.api.pod import Pod, PodPhase, RestartPolicy
 from milpa_ray.keys import Keys
+from milpa_ray.planner.interruption import SPOT_INTERRUPTED
 from milpa_ray.planner.nodes import UNREACHABLE
+from milpa_ray.planner.pods import START_FAILED
 from milpa_ray.ports import LaunchCall, Token
 from milpa_ray.store.port import Entry, Put, Txn, TxnResult
 from tests.simulation.cloud import SimCloud, SimInstance
@@ -104,6 +106,8 @@ class Invariants:
                 self._batch(parsed.name, new)
             elif parsed is not None and parsed.kind == "condemned" and new is not None:
                 self._condemned(parsed.name)
+            elif parsed is not None and parsed.kind == "node" and old is not None and new is not None:
+                self._replaced(Node.from_json(old.value), Node.from_json(new.value))
         self._claims()
 
     def _fenced(self, process: SimProcess, txn: Txn) -> None:
@@ -161,8 +165,17 @@ class Invariants:
         bound = self.cloud.instances.get(new.status.bound_instance_id)
         if bound is not None and not bound.live:
             self.interrupted.add(new.uid)
+        if new.status.reason == SPOT_INTERRUPTED != old.status.reason:
+            self._taken_back(old)
         if old.status.bound_node_uid and new.status.bound_node_uid != old.status.bound_node_uid:
             self._let_go(old)
+
+    def _taken_back(self, pod: Pod) -> None:
+        """A pod is stopped for a spot interruption only if there is one."""
+        self.interrupted.add(pod.uid)
+        instance = self.cloud.instances.get(pod.status.bound_instance_id)
+        if instance is None or instance.taken_back_at is None:
+            self.fail(f"pod {pod.name} is called interrupted, but nobody takes {pod.status.bound_instance_id} back")
 
     def _wish_kept(self, process: SimProcess, old: Pod, new: Pod) -> None:
         """A controller never overwrites what a user has written, which is what losing a write looks like."""
@@ -220,6 +233,23 @@ class Invariants:
             self.fail(f"node {new.name}: its uid changed")
         if new.status.reason == UNREACHABLE != old.status.reason:
             self._given_up(new)
+
+    def _replaced(self, old: Node, new: Node) -> None:
+        """The record that an instance is taken back is never there without that of the pod's next node, or of why
+        there is none."""
+        if old.status.interruption_at is not None or new.status.interruption_at is None:
+            return
+        pod = next((p for p in self.pods.values() if p.status.bound_node_uid == new.uid), None)
+        if pod is None or pod.status.phase in POD_TERMINAL or pod.status.reason == START_FAILED:
+            return
+        unwanted = pod.metadata.deletion_timestamp is not None or pod.spec.phase != PodPhase.RUNNING
+        if unwanted or pod.spec.restart_policy == RestartPolicy.NEVER:
+            return
+        made = any(
+            n.status.pod_uid == pod.uid and n.uid != new.uid and not n.spec.terminate for n in self.nodes.values()
+        )
+        if not made and not pod.status.message.startswith(f"{new.status.message}; "):
+            self.fail(f"the instance of pod {pod.name} is taken back, and nothing is done about it")
 
     def _given_up(self, node: Node) -> None:
         """A node is called unreachable only if something was wrong with it or with the way to it."""

@@ -165,7 +165,16 @@ class Machine:
             generation=self.pod.metadata.generation if self.pod else 0,
             units=None if repeat else tuple(self.units.values()),
             stopped=self.stopped,
+            interruption_at=self._interruption_at(),
         )
+
+    def notice(self) -> None:
+        """The agent learns that the cloud takes the instance back."""
+        self._change()
+
+    def _interruption_at(self) -> datetime | None:
+        at = self.instance.taken_back_at
+        return None if at is None else datetime.fromtimestamp(self.epoch + at, UTC)
 
     def _fence(self, token: Token) -> None:
         if token < self.token:

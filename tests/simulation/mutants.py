@@ -12,6 +12,7 @@ from milpa_ray.api.pod import Pod, PodPhase
 from milpa_ray.controller import batches, cloud_duties, collector, leadership, links, slot_range, view
 from milpa_ray.errors import CloudUnavailable, NoCapacity
 from milpa_ray.planner import launches, nodes, pods
+from milpa_ray.planner.interruption import SPOT_INTERRUPTED
 from milpa_ray.planner.snapshot import Draft
 from milpa_ray.ports import Token
 from milpa_ray.server import peers, staleness
@@ -76,6 +77,26 @@ def stop_taken_for_granted() -> list[Patch]:
             real(draft, pod)
 
     return [mock.patch.object(pods, "_bound", bound)]
+
+
+@mutant
+def interrupted_pod_moved_before_its_stop() -> list[Patch]:
+    """A pod whose spot instance is taken back goes to its next node as soon as that is up."""
+    real = pods._bound
+
+    def bound(draft: Draft, pod: Pod) -> None:
+        if pod.status.reason == SPOT_INTERRUPTED and not pods.ends(pod):
+            pods._again(draft, pod, SPOT_INTERRUPTED, "moved")
+        else:
+            real(draft, pod)
+
+    return [mock.patch.object(pods, "_bound", bound)]
+
+
+@mutant
+def interrupted_pod_gets_no_node_beside() -> list[Patch]:
+    """A pod whose spot instance is taken back gets its next node only after it was stopped."""
+    return [mock.patch.object(pods, "_needs_another", return_value=False)]
 
 
 @mutant

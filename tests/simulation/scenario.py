@@ -39,6 +39,7 @@ def limits() -> Limits:
         terminal_pod_kept_s=60.0,
         terminated_node_kept_s=5.0,
         stop_grace_s=4.0,
+        interruption_margin_s=5.0,
         capacity_memory_s=8,
         gc_interval_s=15.0,
         gc_min_age_s=10.0,
@@ -126,6 +127,7 @@ class Nemesis:
             (self._vanish, 3),
             (self._cloud_down, 2),
             (self._compact, 2),
+            (self._take_back, 3),
         )
 
     async def run(self) -> None:
@@ -182,6 +184,11 @@ class Nemesis:
             instance = self._rng.choice(live)
             self._world.trace(instance.id, "vanishes")
             self._world.cloud.end(instance)
+
+    def _take_back(self) -> None:
+        spot = [i for i in self._world.cloud.instances.values() if i.live and i.call.spot]
+        if spot:
+            self._world.cloud.take_back(self._rng.choice(spot), self._rng.choice((3.0, 12.0, 30.0, 60.0)))
 
     def _cloud_down(self) -> None:
         self._world.cloud.down = True

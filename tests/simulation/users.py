@@ -11,7 +11,7 @@ from random import Random
 from typing import TypeVar
 
 from milpa_ray.api.meta import ObjectMeta
-from milpa_ray.api.pod import Pod, PodPhase, PodSpec, RestartPolicy, Unit
+from milpa_ray.api.pod import Pod, PodPhase, PodSpec, PodSpot, RestartPolicy, SpotPolicy, Unit
 from milpa_ray.errors import Retryable
 from milpa_ray.proto import milpa_pb2 as pb
 from milpa_ray.server.peers import MAX_AGE_S
@@ -21,6 +21,7 @@ from tests.simulation.world import World
 
 T = TypeVar("T")
 RETRY_S = 1.0
+SPOTS = (SpotPolicy.NEVER, SpotPolicy.ALWAYS, SpotPolicy.NEVER, SpotPolicy.PREFERRED)
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Wish:
     behaviour: str
     policy: RestartPolicy
     units: int = 1
+    spot: SpotPolicy = SpotPolicy.NEVER
     image: int = 1
     created: bool = False
     stopped: bool = False
@@ -63,6 +65,7 @@ class Ledger:
         for number in range(pods):
             start = rng.choice(bursts)
             wish = self._wish(rng, f"pod-{number}", 0)
+            wish.spot = SPOTS[number % len(SPOTS)]
             orders.append(Order(start, "create", wish))
             later = start + rng.random() * (span_s - start)
             fate = rng.random()
@@ -202,5 +205,6 @@ def manifest(wish: Wish) -> Pod:
             restart_policy=wish.policy,
             units=tuple(Unit(name=f"u{n}", image=f"sim:{wish.image}") for n in range(wish.units)),
             instance_type="t3.nano",
+            spot=PodSpot(policy=wish.spot),
         ),
     )

@@ -122,6 +122,7 @@ class World:
         self.invariants.records = self.server.entries.keys
         self.cloud.on_start = self._machine_starts
         self.cloud.on_end = self._machine_ends
+        self.cloud.on_notice = self._machine_is_taken_back
         self.cloud.trace = self.network.trace = self.trace
         self.cloud.on_launch = self.invariants.on_launch
         self.cloud.on_terminate = self.invariants.on_terminate
@@ -180,6 +181,11 @@ class World:
         machine = self.machines.get(instance.id)
         if machine is not None:
             machine.power_off()
+
+    def _machine_is_taken_back(self, instance: SimInstance) -> None:
+        machine = self.machines.get(instance.id)
+        if machine is not None and machine.agent_up:
+            machine.notice()
 
     # ---------------------------------------------------------- processes
 
