@@ -10,13 +10,16 @@ import json
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import urllib3
 
 from cloud.catalog import find_catalog
 from tests.aws.calls import Answer, Call, parse_call, refusal
+from tests.aws.moto_server import MotoServer
 
 _SETS = {
     "DescribeInstanceTypes": "instanceTypeSet",
@@ -45,8 +48,23 @@ def spot_price(instance_type: str, zone: str) -> float:
     return round(0.001 * (ord(zone[-1]) - ord("a") + 1) + 0.01 * len(instance_type), 6)
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator["CatalogApi"]:
+    """Moto with such a server before it; moto's log is in ``folder``."""
+    moto = MotoServer(folder / "moto.log")
+    try:
+        api = CatalogApi(moto.start().url).start()
+        try:
+            yield api
+        finally:
+            api.stop()
+    finally:
+        moto.stop()
+
+
 class CatalogApi:
-    """``start()``, use ``url`` as the endpoint, ``stop()``. ``factor`` multiplies all on-demand prices."""
+    """``start()``, use ``url`` as the endpoint, ``stop()``. ``factor`` multiplies all on-demand prices;
+    ``enabled`` are the account's regions, empty: all."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
@@ -55,6 +73,7 @@ class CatalogApi:
         self._listings: dict[tuple[str, str], ET.Element] = {}
         self._types: ET.Element | None = None
         self.factor = 1.0
+        self.enabled: tuple[str, ...] = ()
         self._server = _Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -73,7 +92,17 @@ class CatalogApi:
                 return self._get_products(call)
             if call.action in _SETS:
                 return self._page(call)
+            if call.action == "DescribeRegions":
+                return self._regions(call)
         return self._forward(call)
+
+    def _regions(self, call: Call) -> Answer:
+        whole = ET.fromstring(self._forward(call).body)
+        listing = _listing(whole, "regionInfo")
+        for item in list(listing):
+            if self.enabled and not any(child.text in self.enabled for child in item):
+                listing.remove(item)
+        return Answer(200, ET.tostring(whole), (("Content-Type", "text/xml;charset=UTF-8"),))
 
     # ------------------------------------------------------------ the price list
 

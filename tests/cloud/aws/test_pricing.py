@@ -14,8 +14,7 @@ from cloud.aws.pricing import FIRST_PAUSE_S, MAX_PAGES, MAX_PAUSE_S, TRIES, Inco
 from cloud.aws.session import AwsSession, Credentials
 from cloud.catalog import find_catalog, known_types
 from milpa_ray.errors import CloudNotReady, CloudRefused, CloudThrottled, CloudUnavailable, Invalid
-from tests.aws.catalog_api import CatalogApi, spot_price
-from tests.aws.moto_server import MotoServer
+from tests.aws.catalog_api import CatalogApi, serving, spot_price
 from tests.aws.proxy import AwsProxy
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -23,15 +22,8 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogApi]:
-    moto = MotoServer(tmp_path_factory.mktemp("moto") / "moto.log")
-    try:
-        served = CatalogApi(moto.start().url).start()
-        try:
-            yield served
-        finally:
-            served.stop()
-    finally:
-        moto.stop()
+    with serving(tmp_path_factory.mktemp("moto")) as served:
+        yield served
 
 
 @pytest.fixture
