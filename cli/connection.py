@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from milpa_ray.client import Client
 
 DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_RETRY_S = 1.0
 
 Endpoints = Annotated[
     list[str] | None,
@@ -69,8 +70,9 @@ class Connection:
         )
 
     @contextmanager
-    def client(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> Iterator["Client"]:
-        """A client for the duration of the block. ``timeout_s`` bounds each call that is no stream.
+    def client(self, timeout_s: float = DEFAULT_TIMEOUT_S, retry_s: float = DEFAULT_RETRY_S) -> Iterator["Client"]:
+        """A client for the duration of the block. ``timeout_s`` bounds each call that is no stream, ``retry_s`` how
+        long a server that does not answer is asked again.
 
         Raises:
             UsageError: an endpoint is none.
@@ -84,6 +86,7 @@ class Connection:
                 cert_dir=self.cert_dir,
                 tls=not self.disable_tls,
                 timeout_s=timeout_s,
+                retry_s=retry_s,
             )
         except Invalid as problem:
             raise UsageError(f"--endpoints: {problem}") from None

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from cli.commands import delete, describe, get, info, logs, wait, write
+from cli.commands import delete, describe, explain, get, info, logs, wait, write
 from cli.connection import CertDir, Connection, DisableTls, Endpoints, add_command
 from cli.reporting import report
 
@@ -30,6 +30,7 @@ add_command(app, "apply", write.apply, write.APPLY_EXAMPLES)
 add_command(app, "delete", delete.delete, delete.EXAMPLES)
 add_command(app, "get", get.get, get.EXAMPLES)
 add_command(app, "describe", describe.describe, describe.EXAMPLES)
+add_command(app, "explain", explain.explain, explain.EXAMPLES)
 add_command(app, "logs", logs.logs, logs.EXAMPLES)
 add_command(app, "wait", wait.wait, wait.EXAMPLES)
 add_command(app, "dump", info.dump, info.DUMP_EXAMPLES)
@@ -61,7 +62,7 @@ def _spelled(args: list[str]) -> list[str]:
     return words
 
 
-SWITCHES = frozenset({"--cascade", "--wait", "--events"})
+SWITCHES = frozenset({"--cascade", "--wait", "--events", "--dedicated"})
 """Flags that exist as ``--flag`` and ``--no-flag``."""
 
 
