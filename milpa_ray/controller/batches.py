@@ -23,7 +23,7 @@ from milpa_ray.controller.preparing import Preparations, Prepared
 from milpa_ray.controller.view import KeyView
 from milpa_ray.errors import CloudThrottled, LaunchOutdated, LaunchRejected, MilpaError, NoCapacity, Terminal
 from milpa_ray.keys import prefix_end
-from milpa_ray.planner.launches import Batch, launch_kind, launched, not_launched, plan_launches
+from milpa_ray.planner.launches import Batch, LaunchKind, launch_kind, launched, not_launched, plan_launches
 from milpa_ray.planner.pods import LAUNCH_REJECTED
 from milpa_ray.planner.snapshot import Versioned
 from milpa_ray.ports import Instance, LaunchCall
@@ -103,12 +103,12 @@ class Batches:
         Raises:
             Deposed
         """
+        names = [node.obj.name for node in creating]
         if self._unsure:
             await self._record(self._unsure)
-        else:
-            await self._open(self._preparations.take(), nodes)
-        # What was just ended or recorded is not in need any more.
-        self._prepare([now for n in creating if (now := nodes.get(n.obj.name)) is not None])
+        elif prepared := self._preparations.take():
+            await self._open(prepared, nodes, self._waiting(names, nodes))
+        self._prepare(self._waiting(names, nodes))
         self._tell_troubles(nodes)
         for item in list(self._view.items.values()):
             token = item.obj.token
@@ -119,24 +119,41 @@ class Batches:
 
     # ------------------------------------------------------------ opening
 
-    def _prepare(self, nodes: Iterable[Versioned[Node]]) -> None:
-        """Begins new batches of those that wait for one."""
+    def _waiting(self, names: Iterable[str], nodes: Mapping[str, Versioned[Node]]) -> list[Versioned[Node]]:
+        """Those that are to be launched and in no batch."""
+        found = [nodes.get(name) for name in names if name not in self._of_node]
+        return [node for node in found if node is not None and _waits(node.obj)]
+
+    def _prepare(self, waiting: list[Versioned[Node]]) -> None:
+        """Begins new batches; not of a kind that is being prepared, for those nodes will join."""
         room = CALLS_IN_FLIGHT - len(self._calls) - len(self._preparations) - len(self._unsure)
         if room <= 0:
             return
-        waiting = [n for n in nodes if _waits(n.obj) and n.obj.name not in self._of_node]
         groups = plan_launches(waiting, self._deps.limits.launch_batch, self._deps.volume_gib)
-        for group in self._preparations.ready(groups)[:room]:
+        busy = self._preparations.kinds()
+        ready = [group for group in self._preparations.ready(groups) if group.kind not in busy]
+        for group in ready[:room]:
             token = self._preparations.begin(group)
             self._of_node.update((node.obj.name, token) for node in group.nodes)
 
-    async def _open(self, prepared: list[Prepared], nodes: Mapping[str, Versioned[Node]]) -> None:
-        """Records batches whose calls are complete, of the nodes that are still wanted; ends those that get none."""
+    async def _open(
+        self, prepared: list[Prepared], nodes: Mapping[str, Versioned[Node]], waiting: list[Versioned[Node]]
+    ) -> None:
+        """Records batches whose calls are complete, of the nodes that are still wanted; ends those that get none. What
+        has come meanwhile and is of the same kind joins: an API call for each would be too many."""
         openings: list[Opening] = []
+        later: dict[LaunchKind, list[Versioned[Node]]] = {}
+        for node in waiting:
+            later.setdefault(launch_kind(node.obj, self._deps.volume_gib), []).append(node)
         for item in prepared:
             names = [node.obj.name for node in item.group.nodes]
             wanted = [n for n in map(nodes.get, names) if n is not None and _waits(n.obj)]
             if item.error is None and wanted:
+                joining = later.get(item.group.kind, [])
+                room = self._deps.limits.launch_batch - len(wanted)
+                wanted += joining[:room]
+                del joining[:room]
+                self._of_node.update((node.obj.name, item.call.token) for node in wanted)
                 batch = Batch(replace(item.call, count=len(wanted)), tuple(n.obj.name for n in wanted))
                 key = self._prefix + batch.token
                 compares = (Compare(key, 0), *(Compare(n.key, n.revision) for n in wanted))
@@ -235,7 +252,7 @@ class Batches:
             for instance in answer:
                 old = olds[instance.launch_index] if instance.launch_index < len(olds) else None
                 if old is not None and old.obj.status.phase == NodePhase.CREATING:
-                    changes.append((old, launched(old.obj, instance, batch.token, now)))
+                    changes.append((old, launched(old.obj, instance, batch.call, now)))
         group = WriteGroup(
             (Compare(item.key, item.revision), *(Compare(old.key, old.revision) for old, _ in changes)),
             (Delete(item.key), *(Put(old.key, new.to_json()) for old, new in changes), *extra),

@@ -52,6 +52,7 @@ class Preparations:
         self._cluster_uuid = cluster_uuid
         self._changed = changed
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._kinds: dict[str, LaunchKind] = {}
         self._done: list[Prepared] = []
         self._delays: dict[LaunchKind, _Delay] = {}
 
@@ -62,8 +63,13 @@ class Preparations:
     def begin(self, group: LaunchGroup) -> str:
         """Starts to complete the group's call; returns its token."""
         token = make_uuid(self._deps.rng)
+        self._kinds[token] = group.kind
         self._tasks[token] = asyncio.create_task(self._complete(token, group), name=f"prepare-{token}")
         return token
+
+    def kinds(self) -> set[LaunchKind]:
+        """What is under way."""
+        return set(self._kinds.values())
 
     def take(self) -> list[Prepared]:
         """All that are done since the last time."""
@@ -116,6 +122,7 @@ class Preparations:
             self._done.append(Prepared(group, call, error, delayed=True))
         finally:
             self._tasks.pop(token, None)
+            self._kinds.pop(token, None)
             self._changed.set()
 
     def _bare_call(self, token: str, group: LaunchGroup) -> LaunchCall:

@@ -191,6 +191,16 @@ async def test_what_is_called_is_what_was_prepared_and_recorded(rig: Rig) -> Non
     assert (call.image, call) == ("image-1", item.obj.call)
 
 
+async def test_nodes_that_come_while_a_call_is_prepared_join_it(rig: Rig) -> None:
+    for name in "abc":
+        await rig.create(name)
+        await rig._step()  # begins to prepare, and does not wait for it
+    await rig.step()
+    assert await rig.recorded() == [("a", "b", "c")]
+    await eventually(lambda: bool(rig.cloud.launched))
+    assert [call.count for call in rig.cloud.launched] == [3]
+
+
 async def test_nodes_whose_call_cannot_be_prepared_wait_and_say_why_once(rig: Rig) -> None:
     rig.cloud.prepare_error = CloudNotReady("no image is tagged company=acme")
     await rig.create("a")
