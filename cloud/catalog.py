@@ -87,6 +87,36 @@ def find_catalog(region: str, refreshed: Path | None = None) -> Found:
     return Found(shipped.catalogue, shipped.as_of, shipped.source, None, problem)
 
 
+class Current:
+    """The region's catalogue as it is at the moment: read anew when its refreshed file has changed since. For what
+    lives longer than a refresh."""
+
+    def __init__(self, region: str, refreshed: Path | None) -> None:
+        self._region, self._folder = region, refreshed
+        self._stamp = self._look()
+        self._catalogue = load_catalog(region, refreshed)
+
+    def get(self) -> Catalogue:
+        """The catalogue. What cannot be read any more leaves the last one."""
+        stamp = self._look()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._catalogue = load_catalog(self._region, self._folder)
+            except Invalid as error:  # a region that only the refreshed file knew
+                log.warning("%s", error)
+        return self._catalogue
+
+    def _look(self) -> tuple[int, ...]:
+        if self._folder is None:
+            return ()
+        try:
+            found = refreshed_file(self._folder, self._region).stat()
+        except OSError:
+            return ()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def refreshed_file(folder: Path, region: str) -> Path:
     """Where a refreshed region is kept."""
     return folder / f"{region}{SUFFIX}"

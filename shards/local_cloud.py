@@ -26,6 +26,7 @@ def local_cloud(home: Home, settings: Settings | None = None) -> LocalCloud:
         bridge=local.bridge,
         subnet=local.subnet,
         region=local.region,
+        catalog=str(home.catalog),
         registry_ports=local.registry_ports,
         host_ports=(settings.controllers.api_port,),
         boot_delay_s=local.boot_delay_s,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import grpc
 
-from cloud.catalog import load_catalog
+from cloud.catalog import Current
 from cloud.local import machine
 from cloud.local.admission import Offers
 from cloud.local.boot import AgentSettings
@@ -89,7 +89,7 @@ async def _serve(options: argparse.Namespace) -> None:
         host_ports=(API_PORT,) if options.host_port is None else tuple(options.host_port),
         metadata_port=metadata.port,
     )
-    offers = _offers(options.region)
+    offers = _offers(options.region, options.catalog)
     network.up()
     fleet = Fleet(Records(options.dir), network, _settings(options), offers, SystemClock())
     fleet.restore()
@@ -132,12 +132,13 @@ def _settings(options: argparse.Namespace) -> FleetSettings:
     )
 
 
-def _offers(region: str) -> Offers:
-    catalogue = load_catalog(region)
+def _offers(region: str, refreshed: Path | None) -> Offers:
+    current = Current(region, refreshed)
     # Where nobody recorded a region's zones, the local cloud has three.
     unknown = tuple(f"{region}{letter}" for letter in "abc")
 
     def zones(instance_type: str) -> Collection[str] | None:
+        catalogue = current.get()
         if instance_type not in catalogue:
             return None
         return catalogue.zones_of(instance_type) if catalogue.zones else unknown
@@ -157,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bridge", default="milpa0", help="name of the bridge")
     add("--subnet", type=ipaddress.IPv4Network, default=ipaddress.IPv4Network("10.210.0.0/16"))
     add("--region", default="us-east-1", help="region whose types and zones are offered")
+    add("--catalog", type=_absolute, help="folder of refreshed prices and zones")
     add("--registry-port", type=int, nargs="*", action="extend", default=[], help="loopback ports for instances")
     add("--host-port", type=int, nargs="*", action="extend", help=f"host ports open to instances ({API_PORT})")
     add("--boot-delay", type=float, default=0.0, help="seconds that each instance stays pending")

@@ -40,12 +40,14 @@ class CloudOptions:
     """How a local cloud is set up. Two on one machine need different bridges and subnets.
 
     ``registry_ports``: loopback ports of the host that instances reach at the gateway. ``host_ports``: ports of the
-    host itself open to instances. ``agent_command`` replaces the node agent (tests only).
+    host itself open to instances. ``catalog``: folder of refreshed prices and zones, if there is one.
+    ``agent_command`` replaces the node agent (tests only).
     """
 
     bridge: str = "milpa0"
     subnet: str = "10.210.0.0/16"
     region: str = "us-east-1"
+    catalog: str = ""
     registry_ports: tuple[int, ...] = (5000,)
     host_ports: tuple[int, ...] = (54555,)
     boot_delay_s: float = 0.0
@@ -57,6 +59,7 @@ class CloudOptions:
     def arguments(self) -> list[str]:
         """As the daemon's command line."""
         command = ["--bridge", self.bridge, "--subnet", self.subnet, "--region", self.region]
+        command += ["--catalog", self.catalog] if self.catalog else []
         command += ["--registry-port", *map(str, self.registry_ports), "--host-port", *map(str, self.host_ports)]
         command += ["--boot-delay", str(self.boot_delay_s), "--max-instances", str(self.max_instances)]
         command += ["--terminated-kept", str(self.terminated_kept_s), "--agent-port", str(self.agent_port)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud.catalog import find_catalog, load_catalog, refreshed_file, regions
+from cloud.catalog import Current, find_catalog, load_catalog, refreshed_file, regions
 from cloud.catalog_file import InstanceType, Offer, RegionFacts, write
 from milpa_ray.errors import Invalid
 from milpa_ray.planner.catalogue import Catalogue
@@ -214,3 +214,26 @@ def test_a_broken_file_of_a_region_that_only_it_knows(tmp_path: Path) -> None:
 def test_a_missing_folder_is_as_none(tmp_path: Path) -> None:
     assert regions(tmp_path / "none") == regions()
     assert len(load_catalog("us-east-1", tmp_path / "none")) > 800
+
+
+def test_what_lives_long_sees_a_refresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    current = Current("us-east-1", tmp_path)
+    shipped = current.get()
+    assert len(shipped) > 800
+    assert current.get() is shipped
+    path = refresh(tmp_path, NEWER)
+    assert current.get().names == ("m5.large",)
+    assert current.get() is current.get()
+    path.write_bytes(b"broken")
+    assert current.get() is shipped
+    assert "damaged" in caplog.text
+    path.unlink()
+    assert current.get() is shipped
+
+
+def test_a_region_that_only_a_lost_file_knew_goes_on(tmp_path: Path) -> None:
+    path = refresh(tmp_path, NEWER, "ap-east-9")
+    current = Current("ap-east-9", tmp_path)
+    before = current.get()
+    path.unlink()
+    assert current.get() is before
