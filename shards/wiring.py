@@ -234,6 +234,7 @@ async def build_coordinator(config: ActorConfig) -> RunningCoordinator:
         firewall=aws.firewall if aws is not None else None,
         firewall_policy=firewall_policy(settings.nodes),
         name_lock=aws.name_lock if aws is not None else None,
+        label_instances=aws is not None,
     )
     return RunningCoordinator(parts, Coordinator(deps), aws)
 

@@ -56,7 +56,8 @@ class CoordinatorDeps:
     """What the coordinator is built from. ``authority`` signs the launch batches' bootstrap certificates; None: the
     agents serve without TLS. ``cloud_init`` reads the user's cloud-init file as it is now. ``volume_gib`` is the size
     of root volumes whose pod asks for none, or for less (0: the cloud's own). ``firewall`` is None where
-    the cloud has none, ``name_lock`` where nobody else can use the cluster's name."""
+    the cloud has none, ``name_lock`` where nobody else can use the cluster's name. ``label_instances``: instances get
+    their pods' labels, for people who look at the cloud's console."""
 
     store: Store
     keys: Keys
@@ -72,3 +73,4 @@ class CoordinatorDeps:
     firewall: Firewall | None = None
     firewall_policy: FirewallPolicy = field(default_factory=FirewallPolicy)
     name_lock: NameLock | None = None
+    label_instances: bool = False

@@ -42,8 +42,10 @@ class Cloud:
         self.prepare_error: MilpaError | None = None
         self.launch_error: MilpaError | None = None
         self.launched: list[LaunchCall] = []
+        self.prepared = 0
 
     async def prepare(self, call: LaunchCall) -> LaunchCall:
+        self.prepared += 1
         if self.prepare_error is not None:
             raise self.prepare_error
         return replace(call, image="image-1")
@@ -204,9 +206,12 @@ async def test_nodes_that_come_while_a_call_is_prepared_join_it(rig: Rig) -> Non
 async def test_nodes_whose_call_cannot_be_prepared_wait_and_say_why_once(rig: Rig) -> None:
     rig.cloud.prepare_error = CloudNotReady("no image is tagged company=acme")
     await rig.create("a")
-    for _ in range(5):
+
+    async def tried_again() -> bool:
         await rig.step()
-        await asyncio.sleep(0.02)
+        return rig.cloud.prepared >= 3
+
+    await eventually(tried_again)
     assert rig.recorder.told == [("web", "launch-delayed", "no image is tagged company=acme; trying again")]
     assert [item.obj.status.phase for item in rig.creating] == [NodePhase.CREATING]
     rig.cloud.prepare_error = None

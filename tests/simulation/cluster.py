@@ -75,6 +75,7 @@ async def coordinator(ports: Ports) -> None:
             lease=lambda: SimLease(ports.store, limits().lease_ttl_s),
             compute=ports.compute,
             recorder=recorder,
+            label_instances=True,
         )
         await Coordinator(deps).run()
 
