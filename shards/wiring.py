@@ -26,7 +26,7 @@ from milpa_ray.paths import Home
 from milpa_ray.pki import CertificateAuthority
 from milpa_ray.planner.catalogue import Catalogue
 from milpa_ray.planner.choose import Offers
-from milpa_ray.planner.launches import gib
+from milpa_ray.planner.volumes import gib
 from milpa_ray.ports import CONTROLLER_IDENTITY, node_identity
 from milpa_ray.server.api import ApiConfig, ApiServer, ServerTls
 from milpa_ray.server.offers import CloudDefaults

@@ -38,8 +38,8 @@ class NodeStatus(Model):
     Ours, beyond the manual: ``pod_uid`` is the pod that the node was made for or is claimed by (``bound_pod_name``
     is its name); ``price_usd_hour`` is the price at launch, so that cost figures do not drift; ``identity`` tells
     which certificate the agent serves with: ``bootstrap`` (the batch's) or ``node`` (its own); ``batch`` is the
-    launch batch's token; ``reason`` and ``message`` say why the node ended; ``interruption_at`` is when the cloud takes
-    the instance back, once it has said so.
+    launch batch's token; ``volume_gib`` is the root volume's size (0: the cloud's own choice); ``interruption_at``
+    is when the cloud takes the instance back, once it has said so; ``reason`` and ``message`` say why the node ended.
     """
 
     phase: NodePhase = NodePhase.CREATING
@@ -51,6 +51,7 @@ class NodeStatus(Model):
     price_usd_hour: float = Field(default=0.0, alias="priceUSDHour")
     identity: str = ""
     batch: str = ""
+    volume_gib: int = Field(default=0, alias="volumeGiB")
     interruption_at: Time | None = None
     reason: str = ""
     message: str = ""

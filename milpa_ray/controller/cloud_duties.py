@@ -16,10 +16,10 @@ from milpa_ray.controller.batches import Batches
 from milpa_ray.controller.capacity import capacity_key, decode_capacity, given_back, taken_back_put
 from milpa_ray.controller.committing import commit_fenced
 from milpa_ray.controller.deps import CoordinatorDeps
-from milpa_ray.controller.labels import Labels
 from milpa_ray.controller.leadership import Leadership
 from milpa_ray.controller.pacing import Backoff, persist
 from milpa_ray.controller.view import KeyView
+from milpa_ray.controller.volumes import VolumeGrowth
 from milpa_ray.errors import MilpaError
 from milpa_ray.keys import prefix_end
 from milpa_ray.planner.fullness import FullRecord
@@ -72,8 +72,8 @@ class CloudDuties:
         self._full: KeyView[FullRecord] = KeyView(
             deps.store, (capacity, prefix_end(capacity)), decode_capacity, lambda *_: None, self._backoff()
         )
-        self._labels = Labels(deps, leadership) if deps.label_instances else None
         self._batches = Batches(deps, leadership, cluster_uuid, self.commit, self._changed)
+        self._growth = VolumeGrowth(deps, leadership, self._save)
 
     def _backoff(self) -> Backoff:
         return Backoff(self._deps.rng, self._deps.limits.retry_first_s, self._deps.limits.retry_max_s)
@@ -100,6 +100,9 @@ class CloudDuties:
                 self._changed.set()
         elif before is not None:
             self._called.pop(before.obj.name, None)
+        node = after or before
+        if node is not None:
+            self._growth.follow(node.obj.name, after)
 
     def _in(self, phase: NodePhase) -> list[Versioned[Node]]:
         return [self._nodes[name] for name in self._by_phase[phase]]
@@ -179,10 +182,9 @@ class CloudDuties:
             tasks.create_task(self._batches.run())
             await self._view.synced.wait()
             await self._batches.synced()
-            if self._labels is not None:
-                tasks.create_task(self._labels.run())
             tasks.create_task(self._poll())
             tasks.create_task(self._terminating())
+            tasks.create_task(self._growth.run())
             while True:
                 self._changed.clear()
                 await self._remember_taken_back()
@@ -254,8 +256,6 @@ class CloudDuties:
             self._instances = len(instances)
             self._missing = note_missing(known, instances, self._missing, self._deps.clock.monotonic())
             await self._save(instance_news(known, instances, self._missing, self._deps.clock.now()))
-            if self._labels is not None:
-                self._labels.note(self._in(NodePhase.CLAIMED), instances)
             if self._by_phase[NodePhase.TERMINATING]:
                 self._ending.set()
 

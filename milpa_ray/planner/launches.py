@@ -9,14 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from milpa_ray.api import quantity
 from milpa_ray.api.node import Node, NodePhase
 from milpa_ray.api.pod import NetworkAddress
 from milpa_ray.planner.pods import LAUNCH_REJECTED
 from milpa_ray.planner.snapshot import Versioned
+from milpa_ray.planner.volumes import gib
 from milpa_ray.ports import Instance, InstanceState, LaunchCall
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +63,6 @@ class LaunchGroup:
     nodes: tuple[Versioned[Node], ...]
 
 
-def gib(size: str) -> int:
-    """A quantity of bytes in GiB, rounded up; 0 for empty text.
-
-    Raises:
-        QuantityError: no quantity, or negative.
-    """
-    return -(-quantity.to_bytes(size) // GIB)
-
-
 def launch_kind(node: Node, default_volume_gib: int = 0) -> LaunchKind:
     """What the node's record asks for. Its root volume is never smaller than ``default_volume_gib``."""
     spec = node.spec
@@ -117,15 +106,16 @@ def _status(node: Node, now: datetime, phase: NodePhase, **changes: object) -> N
     return node.model_copy(update={"status": node.status.model_copy(update=changes)})
 
 
-def launched(node: Node, instance: Instance, batch: str, now: datetime) -> Node:
-    """The node with its instance's facts: Created."""
+def launched(node: Node, instance: Instance, call: LaunchCall, now: datetime) -> Node:
+    """The node with its instance's facts, as launched by ``call``: Created."""
     return _status(
         node,
         now,
         NodePhase.CREATED,
         instance_id=instance.id,
         addresses=addresses_of(instance),
-        batch=batch,
+        batch=call.token,
+        volume_gib=call.volume_gib,
         identity="bootstrap",
     )
 

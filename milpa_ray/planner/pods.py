@@ -13,6 +13,7 @@ from milpa_ray.api.phases import POD_TERMINAL
 from milpa_ray.api.pod import Pod, PodPhase, RestartPolicy, UnitStatus
 from milpa_ray.planner.interruption import SPOT_INTERRUPTED, goes_on, interrupted, must_stop, stop_left_s
 from milpa_ray.planner.snapshot import AgentFacts, Draft
+from milpa_ray.planner.volumes import VOLUME_NOT_GROWN, room_for
 
 UNBOUND: dict[str, Any] = {
     "bound_node_name": "",
@@ -167,7 +168,10 @@ def _bound(draft: Draft, pod: Pod) -> None:
         _observe(draft, facts)
     elif facts.ready and facts.units is not None and not facts.pod_uid:
         # The agent answers and holds no pod: it has never had this one, or lost its disk with it.
-        draft.effect("dispatch", node.name, pod.uid)
+        if room_for(draft, pod, node):
+            draft.effect("dispatch", node.name, pod.uid)
+        elif node.status.reason == VOLUME_NOT_GROWN:
+            draft.set_pod(reason=START_FAILED, message=node.status.message)
 
 
 def _observe(draft: Draft, facts: AgentFacts) -> None:

@@ -64,9 +64,9 @@ def test_nodes_of_different_volumes_or_credits_share_no_call() -> None:
 
 def test_a_launched_node_has_its_instance() -> None:
     instance = Instance("i-9", InstanceState.PENDING, "t", private_ip="10.0.0.9", private_dns="ip-10-0-0-9")
-    node = launched(make_node(NodePhase.CREATING), instance, "t", NOW)
+    node = launched(make_node(NodePhase.CREATING), instance, LaunchCall("t", 1, "t3.nano", "z", volume_gib=9), NOW)
     assert (node.status.phase, node.status.instance_id, node.private_ip) == (NodePhase.CREATED, "i-9", "10.0.0.9")
-    assert (node.status.identity, node.status.batch) == ("bootstrap", "t")
+    assert (node.status.identity, node.status.batch, node.status.volume_gib) == ("bootstrap", "t", 9)
 
 
 class TestNews:
