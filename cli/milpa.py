@@ -14,7 +14,7 @@ from cli import milpa_catalog
 from cli.milpa_options import Config, HomeDir, Output
 from cli.milpa_options import check_output as _check_output
 from cli.milpa_options import home_of as _home
-from cli.reporting import CommandFailed, note, report
+from cli.reporting import CommandFailed, UsageError, note, report
 
 if TYPE_CHECKING:
     from milpa_ray.paths import Home
@@ -38,6 +38,12 @@ NodeIp = Annotated[
 ]
 RayPort = Annotated[int, typer.Option("--ray-port", help="Port of Ray's head; 0: any free one.", min=0, max=65535)]
 
+TakeOverName = Annotated[
+    bool,
+    typer.Option(
+        "--take-over-name", help="On AWS: take the cluster's name from an installation that is gone for good."
+    ),
+]
 Autoscaling = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--autoscaling-config", help="What 'ray up' left on the head, so that it starts the workers."),
@@ -57,6 +63,7 @@ def up(
     node_ip: NodeIp = "127.0.0.1",
     ray_port: RayPort = 0,
     autoscaling_config: Autoscaling = None,
+    take_over_name: TakeOverName = False,
 ) -> None:
     """Start everything, and wait until it is ready. Pods that ran before are taken over as they are."""
     from shards.doctor import require
@@ -71,8 +78,10 @@ def up(
     note(f"Milpa in {where.root}")
     if make_home(where):
         progress(f"wrote {where.server_yml}")
+    if take_over_name and installation.settings.cloud.aws is None:
+        raise UsageError("--take-over-name: only clusters on AWS register their names; leave it out")
     require(installation)
-    if not installation.up(progress):
+    if not installation.up(progress, take_over_name=take_over_name):
         note("Milpa is up already.")
         _say_ignored(options.ignored(load_options(where)))
         return
@@ -101,7 +110,12 @@ def stop(home: HomeDir = None) -> None:
 @app.command()
 def down(
     home: HomeDir = None,
-    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete the store, images and logs, too.")] = False,
+    delete_data: Annotated[
+        bool,
+        typer.Option(
+            "--delete-data", help="Delete the store, images and logs, too; on AWS also what the account has of it."
+        ),
+    ] = False,
 ) -> None:
     """End and remove everything of Milpa on this machine, pods included. Data is kept."""
     from shards.installation import Installation

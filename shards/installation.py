@@ -64,9 +64,10 @@ class Installation:
 
     # ------------------------------------------------------------ up
 
-    def up(self, progress: Progress = _silent) -> bool:
+    def up(self, progress: Progress = _silent, *, take_over_name: bool = False) -> bool:
         """Brings up what does not run, and waits until all is ready. False when all was up already, be it with other
-        options than these: those of ``found`` are the ones that count then.
+        options than these: those of ``found`` are the ones that count then. ``take_over_name``: on AWS, also if a
+        cluster that is dead has the name.
 
         Raises:
             MilpaError: it failed; what this call has started is ended again.
@@ -81,6 +82,7 @@ class Installation:
             undo: list[Callable[[], object]] = []
             try:
                 self._start_daemons(settings, undo, progress)
+                self._claim_name(settings, progress, take_over=take_over_name)
                 self._start_controllers(settings, progress)
             except BaseException:
                 for step in reversed(undo):
@@ -126,6 +128,15 @@ class Installation:
         address = self.ray.start_head(self.options.ray_port, self.options.autoscaling_config)
         return f"Ray started at {address}"
 
+    def _claim_name(self, settings: Settings, progress: Progress, *, take_over: bool) -> None:
+        """So that no two installations manage the same instances. Of a local cloud there is one per machine."""
+        if settings.cloud.aws is not None:
+            from shards.aws_life import claim_name
+            from shards.wiring import etcd_config
+
+            etcd = etcd_config(settings, self._endpoints(settings))
+            progress(claim_name(settings, settings.cloud.aws, etcd, self.home, take_over=take_over))
+
     def _start_controllers(self, settings: Settings, progress: Progress) -> None:
         began = time.monotonic()
         with self.ray.connected():
@@ -153,8 +164,12 @@ class Installation:
         return ActorSpec(ApiActor, wiring.build_api, self._actor_config(settings, f"api-{host}", host), host)
 
     def _actor_config(self, settings: Settings, name: str, host: str = "") -> ActorConfig:
-        endpoints = settings.etcd.client.endpoints or (self._etcd().running() or "",)
+        endpoints = self._endpoints(settings)
         return ActorConfig(name, str(self.home.root), str(self.config_file), endpoints, self.options.tls, host)
+
+    def _endpoints(self, settings: Settings) -> tuple[str, ...]:
+        """etcd's."""
+        return settings.etcd.client.endpoints or (self._etcd().running() or "",)
 
     def _etcd(self) -> EmbeddedEtcd:
         try:
@@ -235,7 +250,8 @@ class Installation:
         etcd.stop()
 
     def down(self, progress: Progress = _silent, *, delete_data: bool = False) -> None:
-        """Ends and removes everything of this home from the machine; with ``delete_data`` its state, too. Settings and
+        """Ends and removes everything of this home from the machine; with ``delete_data`` its state, too, and on AWS
+        all that the account has of the cluster, unless others may manage it from the same etcd. Settings and
         certificates stay.
 
         Raises:
@@ -252,7 +268,19 @@ class Installation:
             if left:
                 raise MilpaError(f"still there: {', '.join(left)}. Run 'milpa down' again")
             if delete_data:
+                self._clean_account(progress)
                 self._delete_data(progress)
+
+    def _clean_account(self, progress: Progress) -> None:
+        try:
+            settings = self.settings
+        except MilpaError as error:
+            progress(f"if there is something in an AWS account it stays, for the settings are wrong: {error}")
+            return
+        if settings.cloud.aws is not None and not settings.etcd.client.endpoints:
+            from shards.aws_life import clean_account
+
+            clean_account(settings, settings.cloud.aws, self.home, progress)
 
     def leftovers(self) -> list[str]:
         """What of this home runs or is set up on the machine, besides files."""
