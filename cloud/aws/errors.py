@@ -58,7 +58,8 @@ CREDENTIALS = frozenset(
         "UnrecognizedClientException",
     }
 )
-FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+FORBIDDEN = frozenset({"403", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+"""``403`` is what the SDK says of an answer with that status and no code that it can read."""
 ACCOUNT = frozenset({"Blocked", "OptInRequired", "PendingAccountVerification", "PendingVerification"})
 
 CAPACITY = {

@@ -70,7 +70,7 @@ class Scene:
 
 def probes(scene: Scene) -> Sequence[Probe]:
     """One probe for each permission that can be tested."""
-    return [*_ec2_reads(), *_ec2_changes(scene), *_lock(), *_dns(), *_balancers()]
+    return [*_ec2_reads(scene), *_ec2_changes(scene), *_lock(), *_dns(), *_balancers()]
 
 
 async def examine_permissions(session: AwsSession, scene: Scene) -> list[Permission]:
@@ -95,15 +95,16 @@ def _ec2(operation: str, **parameters: Any) -> Probe:
     return Probe(f"ec2:{operation}", "ec2", operation, parameters)
 
 
-def _ec2_reads() -> list[Probe]:
+def _ec2_reads(scene: Scene) -> list[Probe]:
+    type_ = scene.instance_type
     return [
         _ec2("DescribeImages", Owners=["self"], MaxResults=5),
         _ec2("DescribeInstances", MaxResults=5),
-        _ec2("DescribeInstanceTypeOfferings", MaxResults=5),
-        _ec2("DescribeInstanceTypes", MaxResults=5),
+        _ec2("DescribeInstanceTypeOfferings", Filters=[{"Name": "instance-type", "Values": [type_]}]),
+        _ec2("DescribeInstanceTypes", InstanceTypes=[type_]),
         _ec2("DescribeRouteTables", MaxResults=5),
         _ec2("DescribeSecurityGroups", MaxResults=5),
-        _ec2("DescribeSpotPriceHistory", MaxResults=1),
+        _ec2("DescribeSpotPriceHistory", InstanceTypes=[type_], MaxResults=1),
         _ec2("DescribeSubnets", MaxResults=5),
         _ec2("DescribeVolumes", MaxResults=5),
         _ec2("DescribeVpcs", MaxResults=5),
