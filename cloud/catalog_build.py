@@ -11,30 +11,18 @@ For those who maintain Milpa's data; nothing at run time needs it. The same CSV 
 import argparse
 import csv
 import math
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 
-from cloud.catalog_file import InstanceType, Offer, RegionFacts, write
+from cloud.catalog_file import ARCHITECTURES, InstanceType, Offer, RegionFacts, generation, write
 
 PRICES_AS_OF = date(2025, 4, 4)
 PRICES_AS_OF_IN = {region: date(2026, 7, 20) for region in ("us-east-1", "us-gov-east-1", "us-gov-west-1")}
 """Days of the price lists that the CSV files were made from; the files themselves don't say them."""
 SOURCE = "shipped"
-
-ARCHITECTURES = {"x86_64": "amd64", "arm64": "arm64", "x86_64_mac": "amd64_mac", "arm64_mac": "arm64_mac"}
-"""AWS' names and ours."""
-_GENERATION = re.compile(r"[a-z]+(\d+)")
-
-
-def generation(name: str) -> int:
-    """5 of c5.large, 1 of u-6tb1.metal (where the first number is a size), 7 of u7i-12tb.224xlarge."""
-    family = name.partition(".")[0]
-    found = re.search(r"(\d+)$", family) if family.startswith("u-") else _GENERATION.match(family)
-    return int(found[1]) if found else 0
 
 
 def build(folder: Path, out: Path) -> tuple[int, int]:

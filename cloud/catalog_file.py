@@ -12,6 +12,7 @@ known, ``spot_zone``.
 import io
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,10 @@ FORMAT = 1
 META = "meta.json"
 MAX_BYTES = 64 << 20
 """A member that says it is bigger is not read."""
+
+ARCHITECTURES = {"x86_64": "amd64", "arm64": "arm64", "x86_64_mac": "amd64_mac", "arm64_mac": "arm64_mac"}
+"""AWS' names and ours."""
+_GENERATION = re.compile(r"[a-z]+(\d+)")
 
 _COLUMNS: Mapping[str, Any] = {
     "name": np.str_,
@@ -108,6 +113,13 @@ class Columns:
     offered: NDArray[np.bool_]
     spot_zone: NDArray[np.float64] | None
     """None: nobody told the zones' own prices."""
+
+
+def generation(name: str) -> int:
+    """5 of c5.large, 1 of u-6tb1.metal (where the first number is a size), 7 of u7i-12tb.224xlarge."""
+    family = name.partition(".")[0]
+    found = re.search(r"(\d+)$", family) if family.startswith("u-") else _GENERATION.match(family)
+    return int(found[1]) if found else 0
 
 
 # ---------------------------------------------------------------- writing

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cloud.catalog_build import ARCHITECTURES, generation
-from cloud.catalog_file import InstanceType
+from cloud.catalog_file import ARCHITECTURES, InstanceType, generation
 
 FLEX_BASELINE = 0.4
 """Share of each vCPU that a flex type may use for ever."""

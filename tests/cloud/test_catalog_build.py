@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cloud.catalog import read_refreshed
-from cloud.catalog_build import build, generation, main
-from cloud.catalog_file import read_regions, read_types
+from cloud.catalog_build import build, main
+from cloud.catalog_file import generation, read_regions, read_types
 
 TYPES = """\
 instance_type,family,vcpus,memory_mib,gpu_count,gpu_name,gpu_memory_mib,arch,burstable,baseline_vcpus,bare_metal,current_generation,network,local_storage_gb
