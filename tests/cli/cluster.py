@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from milpa_ray.errors import AgentUnreachable
+from milpa_ray.controller.capacity import capacity_put
+from milpa_ray.errors import AgentUnreachable, CapacityScope
 from milpa_ray.keys import SLOTTED, Keys, prefix_end, slot_of
 from milpa_ray.pki import CertificateAuthority
-from milpa_ray.ports import API_SERVER_IDENTITY, CLIENT_IDENTITY, Agent, AgentAddress
+from milpa_ray.ports import API_SERVER_IDENTITY, CLIENT_IDENTITY, Agent, AgentAddress, LaunchCall
 from milpa_ray.server.api import ApiConfig, ApiServer, ServerTls
+from milpa_ray.server.offers import CloudDefaults
 from milpa_ray.store.memory import MemoryStore
 from milpa_ray.store.port import Delete, Op, Put, Txn
 from tests.cli.running import Ran, milpactl_here
@@ -77,7 +79,8 @@ class Cluster:
     async def _start(self, tls: ServerTls | None) -> None:
         self._store = MemoryStore()
         await self._store.commit(Txn(ops=(Put(KEYS.uuid, self.uuid.encode()),)))
-        self._server = ApiServer(self._store, KEYS, self.agents, ApiConfig(tls, "127.0.0.1", 0))
+        told = CloudDefaults("us-west-2", "t3.small", "8Gi")
+        self._server = ApiServer(self._store, KEYS, self.agents, ApiConfig(tls, "127.0.0.1", 0, cloud=told))
         await self._server.start()
 
     def close(self) -> None:
@@ -101,6 +104,11 @@ class Cluster:
         ops: list[Op] = [Put(_key(o["kind"], o["metadata"]["name"]), json.dumps(o).encode()) for o in objects]
         for at in range(0, len(ops), 128):
             self._call(self._store.commit(Txn(ops=tuple(ops[at : at + 128]))))
+
+    def fill(self, call: LaunchCall, scope: CapacityScope) -> None:
+        """Remembers that the cloud had no room for ``call``."""
+        lease = self._call(self._store.lease_grant(600))
+        self._call(self._store.commit(Txn(ops=(capacity_put(KEYS, call, scope, lease),))))
 
     def remove(self, kind: str, name: str) -> None:
         self._call(self._store.commit(Txn(ops=(Delete(_key(kind, name)),))))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 COMMAND = (sys.executable, "-m", "cli.milpactl")
-HIDDEN = ("MILPA_ENDPOINTS", "MILPA_CERT_DIR", "MILPA_HOME", "MILPA_DEBUG")
+HIDDEN = ("MILPA_ENDPOINTS", "MILPA_CERT_DIR", "MILPA_HOME", "MILPA_REGION", "MILPA_DEBUG")
 
 
 @dataclass(frozen=True, slots=True)

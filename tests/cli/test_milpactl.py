@@ -9,7 +9,10 @@ from cli import milpactl as module
 from cli.reporting import FAILED, INTERRUPTED, USAGE, CommandFailed, UsageError, report
 from tests.cli.running import COMMAND, environment, milpactl, milpactl_here
 
-COMMANDS = ["create", "update", "apply", "delete", "get", "describe", "logs", "wait", "dump", "version", "completion"]
+COMMANDS = [
+    *("create", "update", "apply", "delete", "get", "describe", "explain"),
+    *("logs", "wait", "dump", "version", "completion"),
+]
 NOWHERE = ("--disable-tls", "--endpoints", "127.0.0.1:1")
 HEAVY = {"ray", "boto3", "numpy", "yaml", "rich", "cryptography", "aetcd", "milpa_ray.api", "milpa_ray.store"}
 
@@ -73,6 +76,15 @@ def test_without_arguments_it_helps() -> None:
         (("logs", "svc/x"), "only pods and nodes have logs"),
         (("create",), "--filename"),
         (("completion", "tcsh"), "tcsh"),
+        (("explain",), "say what to explain"),
+        (("explain", "pods"), "say which of the pods"),
+        (("explain", "svc/x"), "services have no instance"),
+        (("explain", "pod", "x", "--cpu", "1"), "a pod and --cpu exclude each other"),
+        (("explain", "--cpu", "2x", "--region", "us-east-1"), "--cpu: '2x' is no quantity"),
+        (("explain", "--gpu", "1.5", "--region", "us-east-1"), "--gpu: '1.5' must be a whole number"),
+        (("explain", "--instance-type", "a b", "--region", "us-east-1"), "--instance-type: 'a b' is no instance type"),
+        (("explain", "--cpu", "1", "--region", "mars-1"), "'mars-1' is unknown; known are af-south-1"),
+        (("explain", "--cpu", "1", "--spot", "maybe"), "maybe"),
     ],
 )
 def test_usage_errors(args: tuple[str, ...], words: str) -> None:
