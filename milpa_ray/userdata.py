@@ -41,5 +41,5 @@ class UserData:
         """Raises ValueError when ``data`` is not ours."""
         try:
             return cls(**json.loads(gzip.decompress(data)))
-        except (OSError, EOFError, TypeError) as error:
+        except (OSError, EOFError, TypeError, ValueError) as error:
             raise ValueError(f"not Milpa's user data: {error}") from error
