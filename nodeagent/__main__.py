@@ -18,6 +18,7 @@ from nodeagent.imds import InstanceMetadata
 from nodeagent.interruption import metadata_enabled, watch_interruption
 from nodeagent.node import node_facts
 from nodeagent.records import Memory
+from nodeagent.root_volume import RootVolume
 from nodeagent.runtime import Runtime
 from nodeagent.service import Service, serve
 from nodeagent.state_dir import StateDir
@@ -39,6 +40,9 @@ def _options() -> argparse.Namespace:
     add("--localhost-registry", default="", metavar="HOST", help="where images of registry 'localhost' are pulled from")
     add("--insecure-registry", action="append", default=[], metavar="HOST", help="registry without valid TLS")
     add("--cgroup-parent", default="/milpa", help="cgroup below which units are put (default /milpa)")
+    add(
+        "--grow-root", action="store_true", help="let the root file system fill its disk: this machine is the pod's own"
+    )
     add("--heartbeat-s", type=float, default=10.0, help="interval of heartbeats (default 10)")
     add("--restart-back-off-s", type=float, default=10.0, help="first pause before a unit's restart (default 10)")
     return parser.parse_args()
@@ -60,7 +64,8 @@ async def _run(options: argparse.Namespace, user_data: UserData, dirs: StateDir)
     registries = Registries(options.localhost_registry, frozenset(options.insecure_registry))
     images = ImageStore(options.image_cache or dirs.images, dirs.scratch, registries)
     back_off = BackOff(first_s=options.restart_back_off_s)
-    tools = UnitTools(dirs, Runtime(dirs), images, SystemClock(), back_off)
+    root = RootVolume() if options.grow_root else None
+    tools = UnitTools(dirs, Runtime(dirs), images, SystemClock(), back_off, root)
     agent = NodeAgent(memory, tools, node_facts(dirs.etc, memory.place_units(options.cgroup_parent)))
     service = Service(agent, memory, certificates, dirs, options.heartbeat_s)
     agent.resume()

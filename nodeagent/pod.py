@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from milpa_ray.api.pod import PodSpec, RestartPolicy, Unit, UnitState, UnitStatus, UnitWaiting
+from milpa_ray.api.quantity import to_bytes
 from milpa_ray.ports import DesiredPod
 from nodeagent.commands import CommandFailed
 from nodeagent.images import Image
@@ -136,7 +137,20 @@ class PodRunner:
         self._tools.images.trust(desired.insecure_registries)
         write_etc(self._node.etc, desired.dns_servers, desired.dns_search)
         set_sysctls(network_sysctls(desired.pod.spec))
+        await self._make_room(desired.pod.spec.resources.volume_size)
         self._volumes = {item.name: await make_volume(item, self._tools.dirs) for item in desired.pod.spec.volumes}
+
+    async def _make_room(self, size: str) -> None:
+        """Lets the pod have all of the root volume. Should that fail it starts all the same: it may never need the
+        room, and a unit that does will say so."""
+        if self._tools.root is None:
+            if size:
+                log.info("volumeSize %s: this node has no disk of its own, its room is the machine's", size)
+            return
+        try:
+            await self._tools.root.make_room(to_bytes(size))
+        except CommandFailed as error:
+            log.error("the root file system was not grown (volumeSize %s): %s", size or "not given", error)
 
     async def _run_init_units(self, spec: PodSpec) -> bool:
         """Whether all have succeeded. Units that run already (an update) do not wait for a finished init unit."""

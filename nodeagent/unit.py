@@ -20,6 +20,7 @@ from nodeagent.commands import CommandFailed
 from nodeagent.images import Image, ImageError, ImageStore
 from nodeagent.oci_spec import SpecError, UnitImage
 from nodeagent.records import UnitRecord, load_unit, save_unit
+from nodeagent.root_volume import RootVolume
 from nodeagent.runtime import Container, Exit, Runtime, StartError
 from nodeagent.state_dir import StateDir
 
@@ -55,13 +56,14 @@ class PodContext(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnitTools:
-    """What all runners of an agent share."""
+    """What all runners of an agent share. ``root`` is there when the node's disk is the pod's own."""
 
     dirs: StateDir
     runtime: Runtime
     images: ImageStore
     clock: Clock
     back_off: BackOff = BackOff()
+    root: RootVolume | None = None
 
 
 class _Stopped(Exception):
