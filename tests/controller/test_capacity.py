@@ -1,4 +1,5 @@
-"""Capacity that has come back is noticed soon, in the simulated world with the real controllers."""
+"""The memory of what is full: what each record says; and, in the simulated world with the real controllers, that
+capacity which has come back is noticed soon."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +7,12 @@ from unittest import mock
 
 import pytest
 
-from milpa_ray.api.pod import Pod, PodPhase
+from milpa_ray.api.node import Node, NodeSpec
+from milpa_ray.api.pod import PlacementSpec, Pod, PodPhase, ResourceSpec
+from milpa_ray.controller.capacity import capacity_key, capacity_put, decode_capacity, given_back
+from milpa_ray.errors import CapacityScope
+from milpa_ray.keys import Keys
+from milpa_ray.planner.fullness import Full as Fullness
 from milpa_ray.planner.refusal import NO_CAPACITY
 from milpa_ray.ports import LaunchCall
 from milpa_ray.store.port import Compare, Put, Txn
@@ -14,6 +20,7 @@ from tests.simulation import cluster
 from tests.simulation.toys import a_pod
 from tests.simulation.world import EPOCH, Faults, Ports, World
 
+KEYS = Keys("t")
 MEMORY_S = 3600
 """So long that only an instance's end can bring the capacity back."""
 
@@ -133,3 +140,43 @@ def test_only_a_few_try_when_there_is_no_room_after_all(seed: int) -> None:
 
     full.run(user)
     assert 1 <= tried[0] <= 30
+
+
+FULL = {
+    CapacityScope.TYPE: Fullness(types=frozenset({(True, "c5.large", "z1")})),
+    CapacityScope.FAMILY: Fullness(families=frozenset({(True, "c5")})),
+    CapacityScope.SPOT: Fullness(spot=True),
+    CapacityScope.SUBNET: Fullness(zones=frozenset({(True, "z1")})),
+}
+
+
+@pytest.mark.parametrize("scope", CapacityScope)
+def test_a_failed_launch_is_remembered_as_far_as_it_reaches(scope: CapacityScope) -> None:
+    call = LaunchCall("token", 3, "c5.large", "z1", spot=True, private_ip_only=True)
+    put = capacity_put(KEYS, call, scope, 7)
+    assert put.lease == 7
+    assert put.key.startswith(KEYS.prefix("capacity"))
+    assert Fullness.of([decode_capacity(put.key, put.value)]) == FULL[scope]
+
+
+@pytest.mark.parametrize("scope", CapacityScope)
+@pytest.mark.parametrize("spot", [True, False])
+def test_the_end_of_an_instance_gives_back_what_its_launch_would_have_lacked(scope: CapacityScope, spot: bool) -> None:
+    spec = NodeSpec(
+        instance_type="c5.large",
+        spot=spot,
+        placement=PlacementSpec(availability_zone="z1"),
+        resources=ResourceSpec(private_ip_only=True),
+    )
+    back = {capacity_key(KEYS, record) for record in given_back(Node(spec=spec))}
+    call = LaunchCall("token", 1, "c5.large", "z1", spot=spot, private_ip_only=True)
+    other = LaunchCall("token", 1, "m5.large", "z2", spot=not spot)
+    assert (capacity_put(KEYS, call, scope, 1).key in back) == (spot or scope != CapacityScope.SPOT)
+    if scope != CapacityScope.SPOT:
+        assert capacity_put(KEYS, other, scope, 1).key not in back
+
+
+@pytest.mark.parametrize("value", [b'[true, "c5.large", "z1"]', b"{}", b"x", b'{"scope": "type"}'])
+def test_a_record_that_is_not_ours_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_capacity("key", value)
