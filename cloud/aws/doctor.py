@@ -170,7 +170,8 @@ async def _name(survey: Survey) -> AsyncIterator[Finding]:
 
 async def _permissions(survey: Survey) -> AsyncIterator[Finding]:
     """One line for what is there, one for each permission that is missing."""
-    scene = Scene(survey.settings.nodes.default_instance_type, survey.image, survey.subnet, survey.vpc)
+    default = survey.settings.nodes.default_instance_type
+    scene = Scene(survey.aws.region, default, survey.image, survey.subnet, survey.vpc)
     found = await examine_permissions(survey.session, scene)
     allowed = sum(permission.verdict is Verdict.ALLOWED for permission in found)
     untested = ", ".join(sorted(UNTESTED))

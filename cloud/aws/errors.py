@@ -101,6 +101,7 @@ CREDENTIAL_REMEDY = (
 def translate(service: str, operation: str, error: Exception) -> MilpaError | None:
     """The domain's error for what boto3 raised in a call; None when it is none of boto3's."""
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
 
     where = f"{service} {operation}"
     if isinstance(error, exceptions.ClientError):
@@ -120,7 +121,8 @@ def translate(service: str, operation: str, error: Exception) -> MilpaError | No
         return CloudNotReady(f"{where}: {error}: {CREDENTIAL_REMEDY}")
     if isinstance(error, exceptions.ParamValidationError):
         return CloudRefused("ParamValidation", f"{where}: {error}")
-    if isinstance(error, (exceptions.HTTPClientError, exceptions.BotoCoreError)):
+    # The parser's error is of no family: something on the way answered, such as a proxy with a page of its own.
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.BotoCoreError, ResponseParserError)):
         return CloudUnavailable(f"{where}: {error}")
     return None
 

@@ -19,15 +19,19 @@ from milpa_ray.errors import CloudRefused, MilpaError
 NO_INSTANCE = "i-00000000000000000"
 NO_GROUP = "sg-00000000000000000"
 NO_VOLUME = "vol-00000000000000000"
+NO_SUBNET = "subnet-00000000000000000"
 NO_ZONE = "Z00000000000000000000"
 NO_BALANCER = "milpa-doctor-none"
 
-UNTESTED = {
-    "dynamodb:CreateTable": "would make the table",
-    "elasticloadbalancing:CreateLoadBalancer": "would make a load balancer",
-    "route53:CreateHostedZone": "would make a zone",
-}
-"""Permission, and why no probe tells whether it is there."""
+UNTESTED = frozenset(
+    {
+        "dynamodb:CreateTable",
+        "elasticloadbalancing:CreateLoadBalancer",
+        "pricing:GetProducts",
+        "route53:CreateHostedZone",
+    }
+)
+"""Permissions of which no probe tells whether they are there: it would make something, or ask another region's API."""
 
 
 class Verdict(Enum):
@@ -60,8 +64,9 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a real launch would name; empty where it is not known."""
+    """Where, and what a real launch would name; empty where it is not known."""
 
+    region: str
     instance_type: str
     image: str = ""
     subnet: str = ""
@@ -100,6 +105,7 @@ def _ec2_reads(scene: Scene) -> list[Probe]:
     return [
         _ec2("DescribeImages", Owners=["self"], MaxResults=5),
         _ec2("DescribeInstances", MaxResults=5),
+        _ec2("DescribeRegions", RegionNames=[scene.region]),
         _ec2("DescribeInstanceTypeOfferings", Filters=[{"Name": "instance-type", "Values": [type_]}]),
         _ec2("DescribeInstanceTypes", InstanceTypes=[type_]),
         _ec2("DescribeRouteTables", MaxResults=5),
@@ -161,15 +167,33 @@ def _dns() -> list[Probe]:
         probe("ListHostedZonesByName", MaxItems="1"),
         probe("ListResourceRecordSets", HostedZoneId=NO_ZONE),
         probe("ChangeResourceRecordSets", HostedZoneId=NO_ZONE, ChangeBatch=batch),
+        probe("ChangeTagsForResource", ResourceType="hostedzone", ResourceId=NO_ZONE, RemoveTagKeys=["milpa-doctor"]),
+        probe("DeleteHostedZone", Id=NO_ZONE),
     ]
 
 
 def _balancers() -> list[Probe]:
-
-    def probe(operation: str, **parameters: Any) -> Probe:
-        return Probe(f"elasticloadbalancing:{operation}", "elb", operation, parameters)
-
-    return [
-        probe("DescribeLoadBalancers", PageSize=1),
-        probe("DescribeTags", LoadBalancerNames=[NO_BALANCER]),
-    ]
+    listener = {"Protocol": "TCP", "LoadBalancerPort": 1, "InstanceProtocol": "TCP", "InstancePort": 1}
+    check = {"Target": "TCP:1", "Interval": 30, "Timeout": 5, "UnhealthyThreshold": 2, "HealthyThreshold": 2}
+    certificate = "arn:aws:acm:us-east-1:000000000000:certificate/00000000-0000-0000-0000-000000000000"
+    one = {"LoadBalancerName": NO_BALANCER}
+    some = {"LoadBalancerNames": [NO_BALANCER]}
+    instances = {**one, "Instances": [{"InstanceId": NO_INSTANCE}]}
+    calls: dict[str, dict[str, Any]] = {
+        "DescribeLoadBalancers": {"PageSize": 1},
+        "DescribeLoadBalancerAttributes": one,
+        "DescribeTags": some,
+        "AddTags": {**some, "Tags": [{"Key": "milpa-doctor", "Value": ""}]},
+        "RemoveTags": {**some, "Tags": [{"Key": "milpa-doctor"}]},
+        "ApplySecurityGroupsToLoadBalancer": {**one, "SecurityGroups": [NO_GROUP]},
+        "AttachLoadBalancerToSubnets": {**one, "Subnets": [NO_SUBNET]},
+        "ConfigureHealthCheck": {**one, "HealthCheck": check},
+        "CreateLoadBalancerListeners": {**one, "Listeners": [listener]},
+        "DeleteLoadBalancerListeners": {**one, "LoadBalancerPorts": [1]},
+        "SetLoadBalancerListenerSSLCertificate": {**one, "LoadBalancerPort": 1, "SSLCertificateId": certificate},
+        "ModifyLoadBalancerAttributes": {**one, "LoadBalancerAttributes": {"ConnectionDraining": {"Enabled": False}}},
+        "RegisterInstancesWithLoadBalancer": instances,
+        "DeregisterInstancesFromLoadBalancer": instances,
+        "DeleteLoadBalancer": one,
+    }
+    return [Probe(f"elasticloadbalancing:{name}", "elb", name, parameters) for name, parameters in calls.items()]

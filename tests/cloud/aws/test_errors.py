@@ -2,6 +2,7 @@
 
 import pytest
 from botocore import exceptions
+from botocore.parsers import ResponseParserError
 
 from cloud.aws import errors
 from cloud.aws.errors import translate, translate_launch
@@ -39,6 +40,7 @@ def answered(code: str, message: str = "so it is", status: int = 400) -> MilpaEr
         ("AuthFailure", 401, CloudNotReady),
         ("ExpiredToken", 400, CloudNotReady),
         ("UnauthorizedOperation", 403, CloudNotReady),
+        ("403", 403, CloudNotReady),
         ("OptInRequired", 403, CloudNotReady),
         ("InvalidParameterValue", 400, CloudRefused),
     ],
@@ -98,6 +100,7 @@ def test_errors_of_the_api_stay_retryable_for_a_launch(code: str) -> None:
         (exceptions.EndpointConnectionError(endpoint_url="http://x"), CloudUnavailable),
         (exceptions.ReadTimeoutError(endpoint_url="http://x"), CloudUnavailable),
         (exceptions.ConnectionClosedError(endpoint_url="http://x"), CloudUnavailable),
+        (ResponseParserError("invalid XML received"), CloudUnavailable),
         (exceptions.NoCredentialsError(), CloudNotReady),
         (exceptions.ProfileNotFound(profile="p"), CloudNotReady),
         (exceptions.ParamValidationError(report="bad"), CloudRefused),
