@@ -6,7 +6,6 @@ counted in the costs here and never in the ranking: it costs the same whatever t
 
 from dataclasses import dataclass
 
-from milpa_ray.api import quantity
 from milpa_ray.api.pod import PodSpec, ResourceSpec
 from milpa_ray.planner.catalogue import Catalogue
 from milpa_ray.planner.choose import NO_DEFAULT, Offers, requests_of
@@ -14,8 +13,8 @@ from milpa_ray.planner.eligibility import Constraint, Verdicts, reasons
 from milpa_ray.planner.refusal import Refusal, why_none
 from milpa_ray.planner.request import Request
 from milpa_ray.planner.shortfall import shortfall
+from milpa_ray.planner.volumes import gib
 
-GIB = 1 << 30
 HOURS_PER_MONTH = 730
 """365 days of 24 hours in 12 months: how AWS' own calculator makes a month of an hourly price."""
 VOLUME_TYPE = "gp3"
@@ -122,7 +121,7 @@ def explain(spec: PodSpec, offers: Offers, default_volume_size: str = "") -> Exp
 
 def root_volume_gib(asked: ResourceSpec, default_size: str = "") -> int:
     """Size of the root volume: as asked, never smaller than the default."""
-    return max(-(-quantity.to_bytes(size) // GIB) for size in (asked.volume_size, default_size))
+    return max(gib(asked.volume_size), gib(default_size))
 
 
 def _asks(spec: PodSpec, request: Request) -> bool:
@@ -163,8 +162,7 @@ def _verdict(catalogue: Catalogue, request: Request, verdicts: Verdicts, row: in
         credits=credit_mode,
         cost=Cost(price, float(verdicts.surcharge[row]), disk) if verdicts.reason[row] < 0 else None,
         shortfalls=tuple(
-            Shortfall(constraint, shortfall(catalogue, request, row, constraint))
-            for constraint in Constraint
-            if verdicts.failed[row, constraint]
+            Shortfall(Constraint(failed), shortfall(catalogue, request, row, Constraint(failed)))
+            for failed in verdicts.failed[row].nonzero()[0].tolist()
         ),
     )

@@ -3,7 +3,7 @@
 For people: one sentence for a pod's status and its event. What rules out which type is ``eligibility``'s.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -48,7 +48,7 @@ def why_none(catalogue: Catalogue, request: Request, full: Full = NOTHING_FULL) 
         text
         for constraint in _ORDER
         if len(rows := np.flatnonzero(only & _fails(verdicts, constraint)))
-        and (text := _nearest(catalogue, request, constraint, rows))
+        and (text := _nearest(catalogue, request, constraint, rows, full))
     ]
     if not near:
         near = [_closest_type(catalogue, request, verdicts)]
@@ -126,18 +126,20 @@ def _fails(verdicts: Verdicts, constraint: Constraint) -> Flags:
     return failed | verdicts.failed[:, Constraint.BASELINE] if constraint == Constraint.CPU else failed
 
 
-def _nearest(catalogue: Catalogue, request: Request, constraint: Constraint, rows: Ints) -> str:
-    """What of one constraint would fit, ``rows`` being the types that fail nothing else."""
+def _nearest(catalogue: Catalogue, request: Request, constraint: Constraint, rows: Ints, full: Full) -> str:
+    """What of one constraint would fit, ``rows`` being the types that fail nothing else; empty when nothing would."""
     policy = request.policy
     if constraint in (Constraint.MEMORY, Constraint.CPU, Constraint.GPU):
         return _largest(catalogue, request, constraint, rows)
+    if constraint == Constraint.ZONE:
+        return _other_zones(catalogue, request, full)
+    if constraint == Constraint.INSTANCE_TYPE and policy.named:
+        return ""  # The others were not compared with anything: a name decides alone.
     cheapest = catalogue.names[int(rows[np.argmin(catalogue.price_on_demand[rows])])]
-    zones = sorted({zone for row in rows.tolist() for zone in catalogue.zones_of(catalogue.names[row])})
     known = sorted({str(name) for name in catalogue.gpu_name[rows] if name})
     texts = {
         Constraint.BASELINE: f"{cheapest} would without 'sustainedCPU: false'",
         Constraint.GPU_NAME: f"there is no GPU {policy.gpu_name!r} of that count; there is {', '.join(known)}",
-        Constraint.ZONE: f"zone {policy.zone} has none that fits; {', '.join(zones)} would",
         Constraint.SPOT: f"no spot price is known for {cheapest}"
         + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),
         Constraint.DEDICATED_CPU: f"{cheapest} would without dedicatedCPU",
@@ -146,6 +148,13 @@ def _nearest(catalogue: Catalogue, request: Request, constraint: Constraint, row
         Constraint.ARCH: f"{cheapest} would with arch {catalogue.arch[catalogue.index(cheapest)]}",
     }
     return texts.get(constraint, "")
+
+
+def _other_zones(catalogue: Catalogue, request: Request, full: Full) -> str:
+    """Asked anew, as a type that the wished zone lacks may have no spot price, or be full, where it is."""
+    anywhere = reasons(catalogue, replace(request, policy=replace(request.policy, zone="")), full)
+    zones = [name for zone, name in enumerate(anywhere.zone_names) if anywhere.zones[anywhere.order, zone].any()]
+    return f"zone {request.policy.zone} has none that fits; {', '.join(zones)} would" if zones else ""
 
 
 def _largest(catalogue: Catalogue, request: Request, constraint: Constraint, rows: Ints) -> str:
