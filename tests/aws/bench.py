@@ -17,7 +17,7 @@ from cloud.local.network import used_ranges
 from milpa_ray.paths import Home
 from milpa_ray.pki import CertificateAuthority
 from milpa_ray.planner.garbage import CLUSTER_TAG
-from tests.aws.account import IMAGE_TAGS, KEYS, OWNER, REGION, Account, furnish
+from tests.aws.account import IMAGE_TAGS, KEYS, OWNER, REGION, Account, client, furnish
 from tests.aws.hypervisor import Hypervisor
 from tests.aws.moto_server import MotoServer
 from tests.aws.proxy import AwsProxy, Seen
@@ -29,6 +29,7 @@ from tests.oci import build_busybox_image, free_port, running_registry
 from tests.waiting import wait_until
 
 Machines = TypeVar("Machines", bound=Watch)
+LOCK_TABLE = "MilpaClusters"
 SLIPS = ("Traceback", "never retrieved", "was destroyed")
 """In the controllers' logs: what no fault from outside may bring about."""
 
@@ -129,19 +130,22 @@ def _running(
         bench = Bench(proxy, account, machines, milpa, name)
         milpa.ok("milpa", "up")
         yield bench
-        proxy.relent()
-        bench.delete_all()
         namespaces, before = traces(marks).get("namespace", set()), now_in_ticks()
     finally:
         proxy.relent()
-        down = milpa.milpa("down")
+        stopped = milpa.milpa("stop")
+        said = slips(home)
+        down = milpa.milpa("down", "--delete-data")
+        owned = owned_in(moto.url, account, name)
         left = machines.stop()
         proxy.stop()
+    assert stopped.returncode == 0, stopped.stderr
     assert down.returncode == 0, down.stderr
+    assert owned == []
     assert left == []
     assert machines.errors == []
     assert traces(marks) == {}
-    assert slips(home) == []
+    assert said == []
     wait_until(lambda: not held(namespaces, before), 10, "namespaces are gone")
 
 
@@ -167,6 +171,19 @@ def write_settings(milpa: Cluster, account: Account, name: str, sections: dict[s
 
 def tags_of(instance: dict[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+
+
+def owned_in(url: str, account: Account, name: str) -> list[str]:
+    """What a cluster of that name still has in the account."""
+    ec2 = client("ec2", url)
+    vpc = [{"Name": "vpc-id", "Values": [account.vpc]}]
+    groups = [one["GroupName"] for one in ec2.describe_security_groups(Filters=vpc)["SecurityGroups"]]
+    state = [{"Name": "instance-state-name", "Values": ["running"]}]
+    reservations = ec2.describe_instances(Filters=[*vpc, *state])["Reservations"]
+    running = [one["InstanceId"] for group in reservations for one in group["Instances"]]
+    dynamodb = client("dynamodb", url)
+    locks = [str(item) for item in dynamodb.scan(TableName=LOCK_TABLE)["Items"] if name in str(item)]
+    return [group for group in groups if group != "default"] + running + locks
 
 
 def slips(home: Home) -> list[str]:

@@ -40,6 +40,7 @@ class Hypervisor(Watch):
         self.metadata = InstanceMetadata()
         super().__init__(url, account, directory, replace(network, metadata_port=self.metadata.port))
         self._pool = ThreadPoolExecutor(BOOTS_AT_A_TIME + 4, "instance")
+        self._timers: list[threading.Timer] = []
         self._booter: Booter
 
     def directory_of(self, instance_id: str) -> Path:
@@ -49,9 +50,13 @@ class Hypervisor(Watch):
     def interrupt(self, instance_id: str, notice_s: float = 120.0) -> None:
         """Takes a spot instance back: the notice now, the termination in ``notice_s`` seconds."""
         self.metadata.give_notice(self.record(instance_id).private_ip, notice_s)
-        timer = threading.Timer(notice_s, self.terminate, [instance_id])
-        timer.daemon = True
+        timer = threading.Timer(notice_s, self._take_back, [instance_id])
+        self._timers.append(timer)
         timer.start()
+
+    def _take_back(self, instance_id: str) -> None:
+        if any(record.id == instance_id for record in self.living()):
+            self.terminate(instance_id)
 
     async def open(self) -> None:
         self.metadata.start()
@@ -59,6 +64,8 @@ class Hypervisor(Watch):
         self._booter = Booter(self.records, self.network, settings, self._pool)
 
     async def close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
         self._booter.close()
         self._pool.shutdown()
         self.metadata.stop()
