@@ -40,14 +40,10 @@ QUOTAS = {
 """By name: service and code in Service Quotas, and the least that we do not warn of. The vCPUs are those of the usual
 families (A, C, D, H, I, M, R, T, Z); new accounts begin with 1 to 5."""
 
-OPTIONAL = {
-    "ec2:DescribeInstanceTypeOfferings": "'milpa catalog refresh' needs it",
-    "ec2:DescribeInstanceTypes": "'milpa catalog refresh' needs it",
-    "ec2:DescribeRegions": "'milpa catalog refresh --all' needs it",
-    "ec2:DescribeSpotPriceHistory": "'milpa catalog refresh' needs it",
-    "pricing:GetProducts": "'milpa catalog refresh' needs it",
-}
-"""Permissions that Milpa starts and runs pods without, and what they are for."""
+REFRESH = frozenset(
+    f"ec2:Describe{what}" for what in ("InstanceTypeOfferings", "InstanceTypes", "Regions", "SpotPriceHistory")
+)
+"""Permissions of 'milpa catalog refresh'."""
 
 Step = Callable[[Survey], AsyncIterator[Finding]]
 
@@ -178,15 +174,26 @@ async def _permissions(survey: Survey) -> AsyncIterator[Finding]:
     yield good("permissions", f"{allowed} of {len(found)} are there; not to be told without a change: {untested}")
     for permission in found:
         if permission.verdict is not Verdict.ALLOWED:
-            yield _missing(permission)
+            yield _missing(permission, survey.settings)
 
 
-def _missing(permission: Permission) -> Finding:
+def _missing(permission: Permission, settings: Settings) -> Finding:
     if permission.verdict is Verdict.UNKNOWN:
         return hint(permission.action, permission.message, "run milpa doctor again")
-    if use := OPTIONAL.get(permission.action):
-        return hint(permission.action, f"denied; {use}", POLICY_REMEDY)
+    if use := _only_for(permission.action, settings):
+        return hint(permission.action, f"denied; only {use} needs it", POLICY_REMEDY)
     return bad(permission.action, "denied", POLICY_REMEDY)
+
+
+def _only_for(action: str, settings: Settings) -> str:
+    """The one thing that the permission is for, if Milpa can do without it."""
+    if action in REFRESH:
+        return "'milpa catalog refresh'"
+    if action.startswith("elasticloadbalancing:"):
+        return "a Service of type LoadBalancer"
+    if action.startswith("route53:") and settings.service_discovery.private_dns is None:
+        return "serviceDiscovery, which server.yml leaves out,"
+    return ""
 
 
 async def _quotas(survey: Survey) -> AsyncIterator[Finding]:

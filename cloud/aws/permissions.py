@@ -27,6 +27,7 @@ UNTESTED = frozenset(
     {
         "dynamodb:CreateTable",
         "elasticloadbalancing:CreateLoadBalancer",
+        "iam:CreateServiceLinkedRole",
         "pricing:GetProducts",
         "route53:CreateHostedZone",
     }
