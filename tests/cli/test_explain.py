@@ -12,11 +12,15 @@ import yaml
 
 from cloud.catalog import load_catalog, refreshed_file
 from cloud.catalog_file import InstanceType, Offer, RegionFacts, write
+from milpa_ray.api.pod import ResourceSpec
 from milpa_ray.errors import CapacityScope
+from milpa_ray.planner.choose import Offers
+from milpa_ray.planner.shard import plan_shard
 from milpa_ray.ports import LaunchCall
 from tests.cli.cluster import Cluster
 from tests.cli.factories import CREATED, stored
 from tests.cli.running import COMMAND, Ran, environment, milpactl_here
+from tests.planner.factories import make_case, make_pod, make_snapshot, written
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HERE = ("--region", "us-east-1")
@@ -326,6 +330,25 @@ def test_a_waiting_pod_and_a_running_one(cluster: Cluster) -> None:
     assert cells(ran, "Chosen:")[0].startswith("c6a.large")
     ran = run("pod", "nobody", "web", *cluster.flags)
     assert (ran.code, ran.out, ran.err) == (1, "", 'Error: pods "nobody" not found\n')
+
+
+def test_a_pod_that_nothing_fits_says_what_binds_wherever_it_is_shown(cluster: Cluster) -> None:
+    """From the planner's own pass to what users see: table, description, event and explanation agree."""
+    pod = make_pod(resources=ResourceSpec(cpu="1000"))
+    (plan,) = plan_shard(make_snapshot(make_case(pod), offers=Offers(load_catalog("us-west-2"))))
+    waiting = written(plan)["web"]
+    assert waiting is not None
+    event = {"involvedObject": {"kind": "Pod", "name": "web", "uid": "u1"}, "source": "shard-0"}
+    told = [stored("Event", n.status, **event, status=n.status, message=n.message) for n in plan.notices]
+    cluster.put(json.loads(waiting.to_json()), *told)
+    why = "no instance type fits: most CPU in us-west-2 is 896 (u7i-12tb.224xlarge), 1000 was asked"
+    assert cells(cluster.milpactl("get", "pods", "-o", "wide"), "web")[-1] == f"NoInstanceTypeFits: {why}"
+    described = cluster.milpactl("describe", "pod", "web")
+    assert cells(described, "Reason:") == ["NoInstanceTypeFits"]
+    assert cells(described, "Message:") == [why]
+    (line,) = [line.split("   ") for line in described.out.splitlines() if "pod-unschedulable" in line]
+    assert line[-1] == why
+    assert run("pod", "web", *cluster.flags).err == f"Error: pod/web: {why}\n"
 
 
 def test_what_is_full_now_is_not_chosen(cluster: Cluster) -> None:
