@@ -80,7 +80,8 @@ def up(
         progress(f"wrote {where.server_yml}")
     if take_over_name and installation.settings.cloud.aws is None:
         raise UsageError("--take-over-name: only clusters on AWS register their names; leave it out")
-    require(installation)
+    for check in require(installation):
+        progress(f"{check.name}: {check.detail} (what helps: {check.remedy})")
     if not installation.up(progress, take_over_name=take_over_name):
         note("Milpa is up already.")
         _say_ignored(options.ignored(load_options(where)))

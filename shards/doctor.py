@@ -20,6 +20,8 @@ from shards.installation import Installation
 
 MIN_FREE_BYTES = 1 << 30
 CONNECT_TIMEOUT_S = 2.0
+_RUNNING = "server"
+"""The check that tells what runs already."""
 _ADVICE = frozenset({"memory"})
 """Checks of the local cloud that warn only: what is free now says little of what pods will need."""
 
@@ -39,15 +41,17 @@ class NotFit(MilpaError):
     """Something essential is missing; one line for each, with the remedy."""
 
 
-def require(installation: Installation) -> None:
-    """The essential checks.
+def require(installation: Installation) -> list[Check]:
+    """The essential checks. Answers the others that failed, for people to know.
 
     Raises:
-        NotFit: some failed.
+        NotFit: some of the essential ones failed.
     """
-    failed = [check for check in examine(installation) if check.essential and not check.ok]
+    found = [check for check in examine(installation) if not check.ok]
+    failed = [check for check in found if check.essential]
     if failed:
         raise NotFit("\n".join(f"{check.name}: {check.detail}\n  remedy: {check.remedy}" for check in failed))
+    return [check for check in found if check.name != _RUNNING]
 
 
 def examine(installation: Installation, *, cloud: str = "", thorough: bool = False) -> list[Check]:
@@ -161,7 +165,7 @@ def _running(installation: Installation, settings: Settings) -> Iterator[Check]:
     states = installation.daemons()
     running = [name for name, state in states.items() if state != "stopped"]
     if not running:
-        yield Check("server", True, "not running", essential=False)
+        yield Check(_RUNNING, True, "not running", essential=False)
         return
     port = settings.controllers.api_port
     answers = _connects(f"127.0.0.1:{port}")
@@ -169,7 +173,7 @@ def _running(installation: Installation, settings: Settings) -> Iterator[Check]:
     detail = f"running: {', '.join(running)}" + (f"; stopped: {', '.join(stopped)}" if stopped else "")
     ok = answers and not stopped
     detail += "" if answers else f"; the API port {port} does not answer"
-    yield Check("server", ok, detail, "" if ok else f"milpa up (logs: {installation.home.log})", essential=False)
+    yield Check(_RUNNING, ok, detail, "" if ok else f"milpa up (logs: {installation.home.log})", essential=False)
 
 
 def _connects(endpoint: str) -> bool:

@@ -35,7 +35,8 @@ def serve(installation: Installation, say: Say) -> None:
     ended = _ended_by_signal()
     if make_home(installation.home):
         say(f"wrote {installation.home.server_yml}")
-    require(installation)
+    for check in require(installation):
+        say(f"{check.name}: {check.detail} (what helps: {check.remedy})")
     say("up already" if not installation.up(say) else "up")
     installation.watch(ended, say)
     installation.stop(say)

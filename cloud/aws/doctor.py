@@ -50,7 +50,8 @@ Step = Callable[[Survey], AsyncIterator[Finding]]
 
 async def examine(settings: Settings, clock: Clock, catalog: Path | None, *, thorough: bool) -> list[Finding]:
     """All checks, in the order in which things are set up. ``catalog`` is the folder of refreshed prices. ``thorough``:
-    also permissions, quotas and the way to the nodes, some forty calls more."""
+    also permissions, quotas and the way to the nodes, some fifty calls more; without it, a start is not hindered by
+    what may mend itself or concerns new nodes only."""
     aws = settings.cloud.aws
     if aws is None:
         return [bad("cloud", "server.yml does not choose AWS", "set cloud.aws there, as docs/aws.md describes")]
@@ -59,14 +60,14 @@ async def examine(settings: Settings, clock: Clock, catalog: Path | None, *, tho
     keys = Credentials(aws.access_key_id, aws.secret_access_key.get_secret_value())
     session = AwsSession(aws.region, keys)
     try:
-        return await _examine(Survey(session, settings, aws, clock, catalog), thorough)
+        return await _examine(Survey(session, settings, aws, clock, catalog, starting=not thorough))
     finally:
         session.close()
 
 
-async def _examine(survey: Survey, thorough: bool) -> list[Finding]:
+async def _examine(survey: Survey) -> list[Finding]:
     found = [finding async for finding in _credentials(survey)]
-    if not all(finding.ok or not finding.essential for finding in found):
+    if not found[0].ok:
         return found  # nothing else would be answered
     steps: dict[str, Step] = {
         "prices": _prices,
@@ -75,15 +76,15 @@ async def _examine(survey: Survey, thorough: bool) -> list[Finding]:
         "boot image": check_images,
         "cluster name": _name,
     }
-    if thorough:
+    if not survey.starting:
         steps |= {"permissions": _permissions, "quotas": _quotas, "way to the nodes": check_route}
     for name, step in steps.items():
         try:
             found += [finding async for finding in step(survey)]
         except CloudForbidden as error:
-            found.append(bad(name, str(error), POLICY_REMEDY))
+            found.append(survey.later(name, str(error), POLICY_REMEDY))
         except MilpaError as error:
-            found.append(bad(name, str(error), "mend what AWS says, or try again"))
+            found.append(survey.later(name, str(error), "mend what AWS says, or try again"))
     return found
 
 
@@ -94,7 +95,7 @@ async def _credentials(survey: Survey) -> AsyncIterator[Finding]:
         yield bad("credentials", str(error), CREDENTIAL_REMEDY)
     except MilpaError as error:
         remedy = "check the network, cloud.aws.region and, if it is set, AWS_ENDPOINT_URL"
-        yield bad("credentials", str(error), remedy)
+        yield survey.later("credentials", str(error), remedy)
     else:
         yield good("credentials", f"{answer['Arn']}, from {_source(survey.aws)}")
         yield _clock(survey.clock.now(), answer)

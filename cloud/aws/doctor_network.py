@@ -32,7 +32,7 @@ async def check_subnets(survey: Survey) -> AsyncIterator[Finding]:
     public = [subnet for subnet in found if subnet.public]
     private = [subnet for subnet in found if not subnet.public]
     if not found:
-        yield bad("subnets", f"{survey.vpc} has no available IPv4 subnet", "add one in each availability zone")
+        yield survey.later("subnets", f"{survey.vpc} has no available IPv4 subnet", "add one in each availability zone")
         return
     roomiest = max(public or private, key=lambda subnet: subnet.free)
     survey.subnet = roomiest.id
@@ -68,7 +68,7 @@ async def check_images(survey: Survey) -> AsyncIterator[Finding]:
             image = await survey.images.newest(arch)
         except CloudNotReady as error:
             if arch == survey.arch:
-                yield bad(name, str(error), BUILD_REMEDY)
+                yield survey.later(name, str(error), BUILD_REMEDY)
             else:
                 yield good(name, f"none: types of this architecture cannot be used ({BUILD_REMEDY})")
             continue

@@ -39,14 +39,17 @@ def hint(name: str, detail: str, remedy: str) -> Finding:
 
 @dataclass(slots=True)
 class Survey:
-    """``catalog`` is the folder of refreshed prices. What a check finds out is left here for later ones, empty until
-    then: the default type's ``arch``, the ``image`` and the ``subnet`` that a launch would name."""
+    """``catalog`` is the folder of refreshed prices. ``starting``: asked before a start, which what may mend itself, or
+    concerns new nodes only, is not to hinder: running pods are to be taken over. What a check finds out is left here
+    for later ones, empty until then: the default type's ``arch``, the ``image`` and the ``subnet`` that a launch would
+    name."""
 
     session: AwsSession
     settings: Settings
     aws: Aws
     clock: Clock
     catalog: Path | None
+    starting: bool = False
     network: Network = field(init=False)
     images: Images = field(init=False)
     arch: str = "amd64"
@@ -57,3 +60,7 @@ class Survey:
     def __post_init__(self) -> None:
         self.network = Network(self.session, self.aws.vpc_id)
         self.images = Images(self.session, self.aws.image_owner_id, self.settings.nodes.boot_image_tags)
+
+    def later(self, name: str, detail: str, remedy: str) -> Finding:
+        """Bad, but no reason not to start."""
+        return Finding(name, False, detail, remedy, essential=not self.starting)
