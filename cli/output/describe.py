@@ -55,8 +55,13 @@ def _mapping(pairs: dict[str, str]) -> str:
     return "\n".join(one_line(f"{key}={value}") for key, value in sorted(pairs.items())) or "<none>"
 
 
+def _moment(time: Any) -> str:
+    """To the second; empty for none."""
+    return f"{str(time).partition('.')[0].rstrip('Z')}Z" if time else ""
+
+
 def _when(time: Any, now: datetime) -> str:
-    return f"{str(time).partition('.')[0].rstrip('Z')}Z ({age(time, now)} ago)" if time else "<unknown>"
+    return f"{_moment(time)} ({age(time, now)} ago)" if time else "<unknown>"
 
 
 def _given(depth: int, pairs: Iterable[tuple[str, Any]]) -> list[Line]:
@@ -218,7 +223,9 @@ def _node(obj: Document, now: datetime) -> list[Line]:
                 ("Instance type", spec.get("instanceType")),
                 ("Zone", spec.get("placement", {}).get("availabilityZone")),
                 ("Spot", "yes" if spec.get("spot") else "no"),
+                ("Taken back at", _moment(status.get("interruptionAt"))),
                 ("Price per hour", f"${price:.4f} (at launch)" if price else ""),
+                ("Root volume", f"{status['volumeGiB']} GiB" if status.get("volumeGiB") else ""),
                 ("Boot image", spec.get("bootImage")),
                 ("To be terminated", _yes(spec.get("terminate"))),
             ],

@@ -115,3 +115,11 @@ def test_a_deployment_and_what_owns_a_replicaset() -> None:
     text = description(owned, None, NOW)
     assert "Created by:            deployment/d\n" in text
     assert "Deletion asked:        2026-01-01T11:55:00Z (5m ago)\n" in text
+
+
+def test_when_the_cloud_takes_a_node_back_and_how_large_its_volume_is_are_said() -> None:
+    status = {"interruptionAt": "2024-05-01T12:02:00.000000Z", "volumeGiB": 60}
+    text = description(stored("Node", "n", status=status), None, NOW)
+    assert "Taken back at:         2024-05-01T12:02:00Z\n" in text
+    assert "Root volume:           60 GiB\n" in text
+    assert "Taken back" not in description(stored("Node", "n"), None, NOW)
