@@ -4,6 +4,7 @@ one server of hollow agents in it. The address of an instance that is terminated
 
 import asyncio
 import json
+import secrets
 import subprocess
 import sys
 from ipaddress import IPv4Network
@@ -20,7 +21,6 @@ from nodeagent.hollow import STATS
 from tests.aws.account import Account
 from tests.aws.watch import Watch
 
-NAME = "i-00000000000000001"
 START_TIMEOUT_S = 30.0
 _TOOL_TIMEOUT_S = 20.0
 SERVE = """
@@ -40,6 +40,7 @@ class HollowRack(Watch):
     ) -> None:
         super().__init__(url, account, directory, network)
         self._authority = authority
+        self._name = f"i-0{secrets.token_hex(8)}"  # cards are named after instances, for the whole machine
         self._address = str(network.subnet.network_address + 2)  # EC2 keeps it for DNS: no instance ever has it
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -59,9 +60,10 @@ class HollowRack(Watch):
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
-        record = InstanceRecord(NAME, NAME, 0, "", "", False, self._address, "", "", "", 0.0, {}, boot_id=boot_id())
+        name = self._name
+        record = InstanceRecord(name, name, 0, "", "", False, self._address, "", "", "", 0.0, {}, boot_id=boot_id())
         self.add_record(record)
-        folder = self.records.instance_dir(NAME)
+        folder = self.records.instance_dir(name)
         pair = self._authority.issue(["*.node.milpa", "*.boot.milpa"], server=True, client=False)
         for name, data in (("ca.crt", self._authority.pair.cert), ("hollow.crt", pair.cert), ("hollow.key", pair.key)):
             (folder / name).write_bytes(data)
@@ -70,7 +72,7 @@ class HollowRack(Watch):
         command += ["--tls", "ca.crt", "hollow.crt", "hollow.key"]
         booting = machine.spawn(
             machine.BootSpec(
-                instance_id=NAME,
+                instance_id=name,
                 directory=folder,
                 address=self.network.with_prefix(self._address),
                 gateway=self.network.gateway,
@@ -81,7 +83,7 @@ class HollowRack(Watch):
         )
         record.pid, record.start_time = booting.pid, booting.start_time
         self.records.save_instance(record)
-        self.network.connect([Card(NAME, booting.pid, self._address)])
+        self.network.connect([Card(name, booting.pid, self._address)])
         booting.release()
         self._process, self._pid = booting.process, booting.pid
 

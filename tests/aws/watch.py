@@ -42,6 +42,7 @@ class Watch(ABC):
         self.errors: list[str] = []
         self._ec2, self._vpc = client("ec2", url), account.vpc
         self._lives: dict[str, _Life] = {}
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._watch()), name="watch")
         self._ready, self._ending = threading.Event(), threading.Event()
 
@@ -51,6 +52,8 @@ class Watch(ABC):
         self.network.up()
         self._thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> list[str]:
         """Ends all instances and removes everything of them; returns what could not be removed."""
@@ -106,6 +109,9 @@ class Watch(ABC):
     async def _watch(self) -> None:
         try:
             await self.open()
+        except Exception as error:
+            self._failure = error
+            return
         finally:
             self._ready.set()
         while not self._ending.is_set():
