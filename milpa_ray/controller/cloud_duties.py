@@ -16,6 +16,7 @@ from milpa_ray.controller.batches import Batches
 from milpa_ray.controller.capacity import capacity_key, decode_capacity, given_back, taken_back_put
 from milpa_ray.controller.committing import commit_fenced
 from milpa_ray.controller.deps import CoordinatorDeps
+from milpa_ray.controller.labels import Labels
 from milpa_ray.controller.leadership import Leadership
 from milpa_ray.controller.pacing import Backoff, persist
 from milpa_ray.controller.view import KeyView
@@ -72,6 +73,7 @@ class CloudDuties:
         self._full: KeyView[FullRecord] = KeyView(
             deps.store, (capacity, prefix_end(capacity)), decode_capacity, lambda *_: None, self._backoff()
         )
+        self._labels = Labels(deps, leadership) if deps.label_instances else None
         self._batches = Batches(deps, leadership, cluster_uuid, self.commit, self._changed)
         self._growth = VolumeGrowth(deps, leadership, self._save)
 
@@ -182,6 +184,8 @@ class CloudDuties:
             tasks.create_task(self._batches.run())
             await self._view.synced.wait()
             await self._batches.synced()
+            if self._labels is not None:
+                tasks.create_task(self._labels.run())
             tasks.create_task(self._poll())
             tasks.create_task(self._terminating())
             tasks.create_task(self._growth.run())
@@ -256,6 +260,8 @@ class CloudDuties:
             self._instances = len(instances)
             self._missing = note_missing(known, instances, self._missing, self._deps.clock.monotonic())
             await self._save(instance_news(known, instances, self._missing, self._deps.clock.now()))
+            if self._labels is not None:
+                self._labels.note(self._in(NodePhase.CLAIMED), instances)
             if self._by_phase[NodePhase.TERMINATING]:
                 self._ending.set()
 
