@@ -176,10 +176,12 @@ def _one_source(targets: Sequence[str], files: Sequence[str], flags: dict[str, A
 
 def _offers(client: "Client") -> "ClusterOffers | None":
     """What the server chooses from; None from an older one, which cannot say."""
-    from milpa_ray.errors import Terminal
+    from milpa_ray.errors import Invalid, PermissionDenied, Terminal
 
     try:
         return client.offers()
+    except (Invalid, PermissionDenied):
+        raise
     except Terminal:
         return None
 

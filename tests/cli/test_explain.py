@@ -66,6 +66,14 @@ def test_a_tenth_of_a_core_is_a_nano_by_its_baseline() -> None:
     assert "Prices of us-east-1, 2026-07-20 (as shipped)." in ran.out
 
 
+def test_the_manual_page_shows_what_it_prints() -> None:
+    page = (EXAMPLES.parent / "docs" / "milpactl.md").read_text()
+    shown = page.partition("$ milpactl explain --cpu 0.1 --region us-east-1\n")[2].partition("```")[0]
+    printed = run("--cpu", "0.1", *HERE).out.splitlines()
+    assert len(shown.splitlines()) > 20
+    assert [line for line in shown.splitlines() if line.strip() != "..." and line not in printed] == []
+
+
 def test_two_dedicated_cores_are_a_c6a() -> None:
     found = explained("--cpu", "2", "--memory", "2Gi", "--dedicated", *HERE)
     best = found["chosen"]
@@ -217,6 +225,9 @@ def test_a_server_that_was_named_and_does_not_answer_is_an_error() -> None:
     ran = run("--cpu", "2", *NOWHERE)
     assert (ran.code, ran.out) == (1, "")
     assert "Error: no API server answers" in ran.err
+    ran = run("--cpu", "2", "--endpoints", "127.0.0.1:1", "--cert-dir", "/nonexistent")
+    assert (ran.code, ran.out) == (1, "")
+    assert "Error: loading TLS configuration from /nonexistent" in ran.err
 
 
 def test_newer_prices_of_this_machine_count(tmp_path: Path) -> None:
