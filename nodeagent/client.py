@@ -86,7 +86,7 @@ class GrpcAgent:
     async def watch(self) -> AsyncIterator[AgentReport]:
         try:
             async for report in self._connected().Watch(pb.WatchRequest(), metadata=self._metadata):
-                yield wire.report_from_wire(report)
+                yield self._read(report)
         except aio.AioRpcError as error:
             self._translate(error)
         raise AgentUnreachable(f"agent at {self._address.host} ended the watch")
@@ -109,6 +109,13 @@ class GrpcAgent:
         if self._channel is not None:
             channel, self._channel, self._stub = self._channel, None, None
             await channel.close(None)
+
+    def _read(self, report: pb.Report) -> AgentReport:
+        """A node may be anybody's: what it sends is checked."""
+        try:
+            return wire.report_from_wire(report)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise AgentRefused(f"agent at {self._address.host} sent a malformed report: {error}") from error
 
     async def _call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         try:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from milpa_ray.api.pod import Pod, UnitStatus
 from milpa_ray.ports import AgentReport, DesiredPod, RegistryLogin, Token
@@ -66,8 +66,13 @@ def report_from_wire(report: pb.Report) -> AgentReport:
         units=_statuses_from_json(report.units_json) if report.units_json else None,
         init_units=_statuses_from_json(report.init_units_json) if report.init_units_json else (),
         stopped=report.stopped,
-        interruption_at=datetime.fromisoformat(report.interruption_at) if report.interruption_at else None,
+        interruption_at=_time_from_wire(report.interruption_at) if report.interruption_at else None,
     )
+
+
+def _time_from_wire(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _statuses_to_json(statuses: Sequence[UnitStatus]) -> bytes:
