@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from cloud.aws.cluster_lock import ClusterLock
 from cloud.aws.ec2 import Ec2Compute, Surroundings
@@ -10,6 +11,7 @@ from cloud.aws.images import Images
 from cloud.aws.network import Network
 from cloud.aws.session import AwsSession, Credentials
 from milpa_ray.clock import Clock
+from milpa_ray.errors import Invalid
 from milpa_ray.planner.catalogue import Catalogue
 from milpa_ray.planner.firewall import FirewallPolicy, OpenPort
 from milpa_ray.settings import Aws, FirewallMode, Nodes, Settings
@@ -35,7 +37,13 @@ def credentials(aws: Aws) -> Credentials:
 
 
 def aws_cloud(settings: Settings, aws: Aws, cluster_uuid: str, catalogue: Catalogue, clock: Clock) -> AwsCloud:
-    """For the cluster of these settings."""
+    """For the cluster of these settings.
+
+    Raises:
+        Invalid: the part for AWS is not installed.
+    """
+    if find_spec("boto3") is None:
+        raise Invalid("cloud.aws: boto3 is not installed; install Milpa's part for AWS: pip install 'milpa-ray[aws]'")
     session = AwsSession(aws.region, credentials(aws))
     network = Network(session, aws.vpc_id)
     firewall = SecurityGroups(session, settings.cluster_name, cluster_uuid, network.vpc_id)

@@ -91,6 +91,8 @@ OUTDATED = frozenset(
 )
 """What a recorded launch names is gone: it is prepared anew."""
 
+_ENCODED = "Encoded authorization failure message"
+"""What follows is kilobytes for a machine."""
 PERMISSION_REMEDY = "give Milpa's user or role the permissions listed in docs/aws.md"
 CREDENTIAL_REMEDY = (
     "check cloud.aws.accessKeyID and secretAccessKey, the environment's AWS_ACCESS_KEY_ID, ~/.aws, or the instance's "
@@ -129,7 +131,7 @@ def translate(service: str, operation: str, error: Exception) -> MilpaError | No
 
 def _translate_answer(where: str, response: Any) -> MilpaError:
     code = str(response.get("Error", {}).get("Code", ""))
-    message = str(response.get("Error", {}).get("Message", "")) or "no message"
+    message = str(response.get("Error", {}).get("Message", "")).partition(_ENCODED)[0].rstrip() or "no message"
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     told = f"{where}: {code}: {message}"
     if code in THROTTLED or code.startswith("Throttl"):

@@ -1,5 +1,6 @@
 """The compute port on EC2's API: the contract, what a launch asks for, and what becomes of EC2's refusals."""
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from milpa_ray.errors import (
     MilpaError,
     NoCapacity,
 )
+from milpa_ray.planner.garbage import Known, plan_garbage
 from milpa_ray.ports import InstanceState
 from tests.aws.account import IMAGE_TAGS, Account, client
 from tests.aws.proxy import AwsProxy
@@ -172,6 +174,32 @@ async def test_one_instance_that_may_not_be_ended_keeps_no_other_alive(
 async def test_only_our_clusters_instances_are_listed(compute: Ec2Compute) -> None:
     (made,) = await launch(compute, launch_call(*OFFER, tags={"milpa-cluster": "another"}))
     assert made.id not in {one.id for one in await compute.list_instances()}
+
+
+async def test_the_garbage_collector_tells_lost_instances_from_known_and_foreign_ones(compute: Ec2Compute) -> None:
+    """Of one cluster: an instance of a node, one of an open batch, one that nobody knows; and one of another cluster
+    that has our name."""
+    ours = {"milpa-cluster": "test", "milpa-cluster-uuid": secrets.token_hex(8)}
+    made = {
+        name: (await launch(compute, launch_call(*OFFER, tags=tags)))[0]
+        for name, tags in {
+            "node": ours,
+            "batch": ours,
+            "lost": ours,
+            "foreign": ours | {"milpa-cluster-uuid": secrets.token_hex(8)},
+        }.items()
+    }
+    known = Known(ours["milpa-cluster-uuid"], {made["node"].id}, {made["batch"].token})
+    listed = await compute.list_instances()
+    later = max(instance.launched_at for instance in listed) + 60
+    plan = plan_garbage(listed, known, frozenset(), now_s=later, min_age_s=30, max_fraction=0.1)
+    assert plan.condemned == ()
+    plan = plan_garbage(listed, known, plan.suspects, now_s=later, min_age_s=30, max_fraction=0.1)
+    assert plan.condemned == (made["lost"].id,)
+    assert made["foreign"].id in plan.foreign
+    await compute.terminate(plan.condemned)
+    states = {instance.id: instance.state for instance in await compute.list_instances()}
+    assert states[made["lost"].id] in (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
 
 
 async def test_labels_are_set_in_few_calls(compute: Ec2Compute, proxy: AwsProxy) -> None:

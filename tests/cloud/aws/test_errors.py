@@ -111,6 +111,14 @@ def test_what_the_sdk_raises_without_an_answer(raised: Exception, kind: type[Mil
     assert isinstance(translated, kind)
 
 
+def test_what_only_a_machine_can_read_is_left_out() -> None:
+    told = "You are not authorized to perform this operation. Encoded authorization failure message: " + "x" * 3000
+    error = str(answered("UnauthorizedOperation", told))
+    assert "You are not authorized to perform this operation." in error
+    assert "docs/aws.md" in error
+    assert "xxx" not in error
+
+
 def test_what_is_no_error_of_the_sdk_is_left_alone() -> None:
     assert translate("ec2", "DescribeVpcs", KeyError("a bug of ours")) is None
 
