@@ -83,7 +83,7 @@ def explain(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[pod NAME]",
+            metavar="pod NAME",
             help="What is on the server: pod NAME..., or KIND/NAME... with deployments and replicasets.",
             show_default=False,
             autocompletion=complete_target,
@@ -120,7 +120,7 @@ def explain(
         str,
         typer.Option(
             "--region",
-            help="Whose prices (env MILPA_REGION); else those of the server's region, else us-east-1.",
+            help="Whose prices (env MILPA_REGION); else the server's, which go first for its pods; else us-east-1.",
             autocompletion=complete_region,
             show_default=False,
         ),
@@ -150,14 +150,17 @@ def explain(
     }
     flags = {flag: value for flag, value in flags.items() if value is not None}
     _one_source(targets or [], filename or [], flags)
-    region = region or os.environ.get(REGION_VARIABLE, "")
+    preferred = os.environ.get(REGION_VARIABLE, "")
     if targets:
         wanted = check_targets(parse_targets(targets))
         with connection.client() as client:
             subjects = from_server(client, wanted)
-            market = _market(_offers(client), region)
+            offers = _offers(client)
+        # Its server chooses for it, wherever the user's mind is otherwise.
+        market = _market(offers, region or (offers.region if offers else "") or preferred)
     else:
         subjects = from_manifests(filename, recursive=recursive) if filename else [from_flags(flags)]
+        region = region or preferred
         market = _market(None, region) if region else _nearby(connection)
     _show(subjects, market, Output.WIDE if everything and output is Output.TEXT else output)
 
