@@ -209,6 +209,7 @@ class Batches:
         for name in names:
             if self._of_node.get(name) == token:
                 del self._of_node[name]
+                self._changed.set()  # it may be due for something else by now, such as its end
 
     # ------------------------------------------------------------ calling
 

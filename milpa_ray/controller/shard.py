@@ -21,7 +21,7 @@ from milpa_ray.errors import MilpaError, first_cause
 from milpa_ray.planner.membership import ShardMap
 from milpa_ray.planner.snapshot import Versioned
 from milpa_ray.ports import Token
-from milpa_ray.store.port import Put, Txn
+from milpa_ray.store.port import Compare, Put, Txn
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +58,30 @@ class Shard:
         lease = deps.lease()
         try:
             lease_id = await lease.start()
-            member = Put(deps.keys.prefix("member") + self._id, self.incarnation.encode(), lease_id)
-            await deps.store.commit(Txn(ops=(member,)))
+            await self._join(lease_id)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._serve(backoff))
                 tasks.create_task(_until_lost(lease))
         finally:
             self.range = None
             await lease.stop()
+
+    async def _join(self, lease_id: int) -> None:
+        """Enters this incarnation as the member of its id.
+
+        By comparing first: an incarnation that died may have an entry under way, which must not arrive after ours and
+        take the seat of one that lives.
+
+        Raises:
+            StoreUnavailable
+        """
+        store, key = self._deps.store, self._deps.keys.prefix("member") + self._id
+        member = Put(key, self.incarnation.encode(), lease_id)
+        joined = False
+        while not joined:
+            before = await store.get(key)
+            there = Compare(key, before.mod_revision if before is not None else 0)
+            joined = (await store.commit(Txn((there,), (member,)))).ok
 
     async def _serve(self, backoff: Backoff) -> None:
         """Follows the map and serves what it gives this incarnation."""

@@ -266,3 +266,16 @@ async def test_an_outdated_launch_is_prepared_anew_with_another_token(rig: Rig) 
 async def _launched(rig: Rig) -> bool:
     await rig.step()
     return bool(rig.cloud.launched)
+
+
+async def test_a_node_that_is_wished_away_while_its_call_is_prepared_is_looked_at_again(rig: Rig) -> None:
+    await rig.create("a")
+    await rig._step()  # begins to prepare
+    await asyncio.gather(*rig.batches._preparations._tasks.values())
+    (item,) = rig.creating
+    away = item.obj.model_copy(update={"spec": item.obj.spec.model_copy(update={"terminate": True})})
+    rig.creating = [Versioned(item.key, away, item.revision)]
+    rig.changed.clear()
+    await rig._step()
+    assert not rig.batches.holds("a")
+    assert rig.changed.is_set(), "nobody would end it"
