@@ -38,6 +38,7 @@ class SecurityGroups:
         self._uuid = cluster_uuid
         self._vpc_id = vpc_id
         self._node_group = ""
+        self._node_rules: frozenset[Rule] | None = None
         self._trusted_until = 0.0
         self._one_by_one = asyncio.Lock()
 
@@ -57,15 +58,12 @@ class SecurityGroups:
         return sorted(set(found) or {vpc["CidrBlock"]})
 
     async def node_groups(self) -> tuple[str, ...]:
-        """As ``Firewall.node_groups``. A new group lets nothing in until ``set_group`` gives it rules."""
+        """As ``Firewall.node_groups``. The group lets nothing in until ``set_group`` gives it rules for the first time;
+        should somebody remove it after that, it is made again with the same rules."""
         async with self._one_by_one:
             if asyncio.get_running_loop().time() >= self._trusted_until:
-                self._trust(str((await self._ensure(NODE_GROUP))["GroupId"]))
+                await self._bring(NODE_GROUP, self._node_rules)
             return (self._node_group,)
-
-    def _trust(self, node_group: str) -> None:
-        self._node_group = node_group
-        self._trusted_until = asyncio.get_running_loop().time() + TRUSTED_S
 
     async def set_group(self, name: str, rules: Collection[Rule]) -> str:
         """As ``Firewall.set_group``."""
@@ -75,13 +73,21 @@ class SecurityGroups:
                 f"range) are more than EC2's {MAX_RULES}; open fewer ports or give fewer ranges"
             )
         async with self._one_by_one:
-            group = await self._ensure(name)
-            group_id = str(group["GroupId"])
-            for step in rule_steps(rules, set(_rules(group["IpPermissions"])), MAX_RULES):
-                await self._change(group_id, step.adds, step.rules)
             if name == NODE_GROUP:
-                self._trust(group_id)
-            return group_id
+                self._node_rules = frozenset(rules)
+            return await self._bring(name, rules)
+
+    async def _bring(self, name: str, rules: Collection[Rule] | None) -> str:
+        """Makes the group be there, with these rules unless they are None."""
+        group = await self._ensure(name)
+        group_id = str(group["GroupId"])
+        actual = frozenset(_rules(group["IpPermissions"]))
+        for step in rule_steps(actual if rules is None else rules, actual, MAX_RULES):
+            await self._change(group_id, step.adds, step.rules)
+        if name == NODE_GROUP:
+            self._node_group = group_id
+            self._trusted_until = asyncio.get_running_loop().time() + TRUSTED_S
+        return group_id
 
     async def _change(self, group_id: str, adds: bool, rules: Iterable[Rule]) -> None:
         permissions = [_permission(rule) for rule in rules]

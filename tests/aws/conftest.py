@@ -1,8 +1,10 @@
 """The API server of the bench: one moto for all tests of a run, behind a proxy that each test scripts for itself."""
 
+import json
 import secrets
 from collections.abc import Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +43,7 @@ def proxy(moto: MotoServer) -> Iterator[AwsProxy]:
 
 @pytest.fixture
 def aws(proxy: AwsProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsSession]:
-    """Our session, which calls the proxy; neither of them limits rates."""
+    """Our session, which calls the proxy; neither of them limits rates. All that it called is in the IAM policy."""
     proxy.throttle = None
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     for name, value in KEYS.items():
@@ -51,6 +53,14 @@ def aws(proxy: AwsProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsSession
         yield session
     finally:
         session.close()
+    called = {f"{seen.service}:{seen.action}" for seen in proxy.seen if seen.service != "sts"}
+    assert called <= allowed_actions(), "docs/iam-policy.json does not allow what was called"
+
+
+def allowed_actions() -> set[str]:
+    """Of the IAM policy that Milpa's users are given."""
+    policy = json.loads((Path(__file__).parents[2] / "docs" / "iam-policy.json").read_text())
+    return {action for statement in policy["Statement"] for action in statement["Action"]}
 
 
 @pytest.fixture

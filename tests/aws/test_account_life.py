@@ -188,7 +188,7 @@ def test_what_does_not_go_is_told_and_the_name_is_kept(
 ) -> None:
     installation.claim()
     furnish(aws, account, cluster, noted_uuid(installation))
-    monkeypatch.setattr(aws_life, "END_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(aws_life, "END_TIMEOUT_S", 6.0)
     monkeypatch.setattr(aws_life, "POLL_S", 0.1)
     proxy.fail("DeleteSecurityGroup", "DependencyViolation", times=None)
     with pytest.raises(MilpaError, match=r"security groups are still there .* Run 'milpa down --delete-data' again"):

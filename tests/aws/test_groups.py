@@ -141,6 +141,17 @@ async def test_the_group_of_every_node_is_made_once_and_trusted_for_a_while(
     assert await groups.set_group(NODE_GROUP, [SSH]) == made
 
 
+async def test_a_node_group_that_was_removed_comes_back_with_its_rules(
+    groups: SecurityGroups, moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.aws.groups.TRUSTED_S", 0.0)
+    first = await groups.set_group(NODE_GROUP, [SSH])
+    client("ec2", moto.url).delete_security_group(GroupId=first)
+    (second,) = await groups.node_groups()
+    assert second != first
+    assert permissions(moto, second) == [("tcp", 22, 22, ["10.77.0.0/20"])]
+
+
 async def test_what_stands_for_the_vpc_are_its_ranges(groups: SecurityGroups) -> None:
     assert await groups.own_ranges() == ["10.77.0.0/20"]
 
