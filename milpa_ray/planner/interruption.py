@@ -25,10 +25,10 @@ def interrupted(node: Node | None) -> bool:
 
 
 def note_interruptions(draft: Draft) -> None:
-    """Records what agents have told of interruptions. A node that holds no pod is ended at once."""
+    """Records what agents of spot nodes have told of interruptions. A node that holds no pod is ended at once."""
     for name, node in list(draft.nodes.items()):
         at = draft.case.agent(name).interruption_at
-        if at is None or interrupted(node) or node.status.phase not in NOTED_IN:
+        if at is None or not node.spec.spot or interrupted(node) or node.status.phase not in NOTED_IN:
             continue
         message = f"the cloud takes its spot instance {node.status.instance_id} back at {at:%H:%M:%S} UTC"
         draft.note(node, "node-interrupted", message)

@@ -231,6 +231,11 @@ def test_a_notice_for_a_node_that_ends_anyway_changes_nothing(phase: NodePhase) 
     assert found.status.interruption_at is None  # type: ignore[union-attr]
 
 
+def test_an_on_demand_instance_is_never_taken_back_whatever_its_agent_says() -> None:
+    pod = make_pod(R, dispatched_generation=1, unit_statuses=(unit("running"),), ready_time=NOW)
+    assert plan(pod, make_node(), agent=told()).writes == ()
+
+
 class TestWithoutAReplacement:
     def test_a_failed_launch_is_tried_again_elsewhere(self) -> None:
         full = spot_node(NodePhase.TERMINATED, "n2", reason="InsufficientInstanceCapacity", instance_id="")

@@ -47,7 +47,7 @@ def pods(draw: st.DrawFn) -> Pod | None:
 
 @st.composite
 def nodes(draw: st.DrawFn) -> Node:
-    return make_node(
+    node = make_node(
         draw(st.sampled_from(list(NodePhase))),
         since=ago(draw(ages)),
         created=ago(draw(ages)),
@@ -55,6 +55,7 @@ def nodes(draw: st.DrawFn) -> Node:
         interruption_at=draw(notices),
         reason=draw(st.sampled_from(["", "Unreachable", "LaunchRejected"])),
     )
+    return node.model_copy(update={"spec": node.spec.model_copy(update={"spot": draw(st.booleans())})})
 
 
 @st.composite
