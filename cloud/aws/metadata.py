@@ -4,8 +4,6 @@ Blocking; called in a thread. Credentials of the instance's role are the SDK's b
 """
 
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 
 TIMEOUT_S = 2.0
@@ -24,6 +22,8 @@ def own_vpc(env: Mapping[str, str] | None = None) -> str:
     Raises:
         NotOnEc2
     """
+    import urllib.request  # no other part of Milpa needs it
+
     env = os.environ if env is None else env
     if env.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         raise NotOnEc2("AWS_EC2_METADATA_DISABLED is set")

@@ -18,7 +18,8 @@ from cloud.aws.throttle import Pace
 from milpa_ray.errors import CloudThrottled
 
 T = TypeVar("T")
-THREADS = 8
+THREADS = 12
+"""More than the calls that the coordinator has under way at a time."""
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 """A launch of many instances may take half a minute to be answered."""
