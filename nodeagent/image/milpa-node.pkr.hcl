@@ -142,9 +142,14 @@ build {
       "${path.root}/requirements.txt",
       "${path.root}/milpa-agent.service",
       "${path.root}/cloud-init.cfg",
-      "${path.root}/build/wheels",
     ]
     destination = "${local.staging}/"
+  }
+
+  provisioner "file" {
+    source      = "${path.root}/build/wheels"
+    destination = "${local.staging}/"
+    generated   = true # not there yet when Packer checks the template
   }
 
   provisioner "shell" {
