@@ -169,17 +169,19 @@ class FirewallDuty:
         """Puts the instances whose pods' ports have changed into the groups that open them."""
         self._changed.clear()
         for instance_id in sorted(self._dirty):
+            self._dirty.discard(instance_id)  # first: what changes while the cloud is called is looked at again
             bound = self._of_instance.get(instance_id)
-            if bound is not None:
-                try:
-                    await self._open(bound)
-                except Retryable:
-                    raise
-                except MilpaError as error:
-                    self._groups.pop(ports_group(bound.ports), None)  # it may be gone: the next pod asks again
-                    log.error("firewall: ports of pod %s: %s", bound.pod.name, error)
-                    self._deps.recorder.record(bound.pod, "firewall-failed", str(error))
-            self._dirty.discard(instance_id)
+            if bound is None:
+                continue
+            try:
+                await self._open(bound)
+            except Retryable:
+                self._dirty.add(instance_id)
+                raise
+            except MilpaError as error:
+                self._groups.pop(ports_group(bound.ports), None)  # it may be gone: the next pod asks again
+                log.error("firewall: ports of pod %s: %s", bound.pod.name, error)
+                self._deps.recorder.record(bound.pod, "firewall-failed", str(error))
 
     async def _open(self, bound: BoundPorts) -> None:
         ports = []

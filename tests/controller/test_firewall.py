@@ -40,6 +40,10 @@ class Cloud:
         self.refuse: list[Exception] = []
         self.assigned: list[str] = []
         self.looks = 0
+        self.gate = asyncio.Event()
+        """While it is unset, calls that assign groups wait for it."""
+        self.gate.set()
+        self.entered = asyncio.Event()
 
     async def own_ranges(self) -> Sequence[str]:
         return [VPC]
@@ -64,6 +68,8 @@ class Cloud:
     async def assign(self, instance_id: str, group_ids: Collection[str]) -> None:
         if self.refuse:
             raise self.refuse.pop()
+        self.entered.set()
+        await self.gate.wait()
         assert {group.removeprefix("sg-") for group in group_ids} <= {*self.rules, "admin"}, "a group that is not there"
         self.assigned.append(instance_id)
         self.members[instance_id] = set(group_ids)
@@ -106,8 +112,8 @@ class Rig:
             recorder=self,
             firewall_policy=policy,
         )
-        duty = FirewallDuty(deps, await self.lead(), self.cloud)
-        self._tasks.append(asyncio.create_task(duty.run()))
+        self.duty = FirewallDuty(deps, await self.lead(), self.cloud)
+        self._tasks.append(asyncio.create_task(self.duty.run()))
         return self._tasks[-1]
 
     async def stop(self) -> None:
@@ -182,6 +188,19 @@ async def test_ports_that_change_are_opened_and_closed(rig: Rig) -> None:
     await rig.put("a", "i-1")
     await rig.when_open("i-1")
     assert rig.cloud.members["i-1"] == {f"sg-{NODE_GROUP}"}
+
+
+async def test_ports_that_change_while_the_cloud_is_called_are_not_forgotten(rig: Rig) -> None:
+    await rig.start()
+    rig.cloud.gate.clear()
+    await rig.put("a", "i-1", WEB)
+    await rig.cloud.entered.wait()
+    await rig.put("a", "i-1", SSH)
+    await rig.put("b", "i-2", WEB)
+    await eventually(lambda: rig.duty.dump()["instances with ports"] == 2)  # so it has heard of all three
+    rig.cloud.gate.set()
+    await rig.when_open("i-2", 80)
+    await rig.when_open("i-1", 22)
 
 
 async def test_a_pod_without_an_instance_opens_nothing_until_it_has_one(rig: Rig) -> None:
