@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 import uuid
 
 import pytest
@@ -244,16 +243,13 @@ async def test_a_lost_answer_is_resolved_by_repeating_the_call(tmp_path_factory:
 async def test_a_create_of_3000_pods_keeps_nobody_waiting(served: Served) -> None:
     await served.client.create(pod("x"))
     big = asyncio.create_task(served.client.create([pod(f"p{number}") for number in range(3000)]))
-    took = []
+    read = 0
     while not big.done():
-        started = time.perf_counter()
         await served.client.get(Pod, "x")
-        took.append(time.perf_counter() - started)
+        read += 1
     assert {result.outcome for result in await big} == {Outcome.CREATED}
-    took.sort()
-    # Client and server share this process and its event loop here, so this bounds more than the server.
-    assert len(took) > 5
-    assert took[int(len(took) * 0.9)] < 0.25, took[-10:]
+    # How quick they are is for the benchmark; here they must get their turns while it runs, not after it.
+    assert read > 5
     assert len(await served.client.list(Pod)) == 3001
 
 
