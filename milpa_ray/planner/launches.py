@@ -145,9 +145,9 @@ class Sighting:
 
 
 MISSING_TIMES = 3
-MISSING_S = 60.0
+MISSING_S = 180.0
 """An instance that the list leaves out this often in a row, for this long, counts as gone: a list may lag behind a
-launch by seconds, and EC2 shows terminated instances for about an hour."""
+launch by a minute and be long on its way, and EC2 shows terminated instances for about an hour."""
 
 
 def instance_news(
