@@ -28,17 +28,18 @@ from milpa_ray.settings import Aws, Settings
 CLOCK_WARNING = timedelta(seconds=30)
 CLOCK_LIMIT = timedelta(minutes=4)
 """AWS refuses signatures that are five minutes off."""
-MANY_GROUPS = 2000
+GROUPS = "security groups per region"
+SPARE_GROUPS = 50
 
 QUOTAS = {
     "on-demand vCPUs": ("ec2", "L-1216C47A", 16),
     "spot vCPUs": ("ec2", "L-34B43A08", 16),
-    "security groups per region": ("vpc", "L-E79EC296", MANY_GROUPS),
+    GROUPS: ("vpc", "L-E79EC296", SPARE_GROUPS),
     "rules per security group": ("vpc", "L-0EA8095F", MAX_RULES),
     "security groups per instance": ("vpc", "L-2AFB9258", MAX_GROUPS),
 }
-"""By name: service and code in Service Quotas, and the least that we do not warn of. The vCPUs are those of the usual
-families (A, C, D, H, I, M, R, T, Z); new accounts begin with 1 to 5."""
+"""By name: service and code in Service Quotas, and the least that we do not warn of (of groups: those to spare). The
+vCPUs are those of the usual families (A, C, D, H, I, M, R, T, Z); new accounts begin with 1 to 5."""
 
 REFRESH = frozenset(
     f"ec2:Describe{what}" for what in ("InstanceTypeOfferings", "InstanceTypes", "Regions", "SpotPriceHistory")
@@ -215,4 +216,15 @@ async def _quota(survey: Survey, name: str) -> Finding:
     except MilpaError as error:
         return hint(what, f"not known: {error}", f"look in the console ({where})")
     value = float(answer["Quota"]["Value"])
-    return good(what, f"{value:g}") if value >= least else hint(what, f"{value:g}", f"ask AWS for more ({where})")
+    used = await _groups(survey) if name == GROUPS else 0
+    told = f"{used} of {value:g} in use" if used else f"{value:g}"
+    return good(what, told) if value - used >= least else hint(what, told, f"ask AWS for more ({where})")
+
+
+async def _groups(survey: Survey) -> int:
+    """How many security groups there are in the region; 0 when that is not told."""
+    try:
+        pages = survey.session.pages("ec2", "DescribeSecurityGroups", MaxResults=1000)
+        return sum([len(page["SecurityGroups"]) async for page in pages])
+    except MilpaError:
+        return 0
