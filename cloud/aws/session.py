@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from cloud.aws.errors import translate
 from cloud.aws.throttle import Pace
-from milpa_ray.errors import CloudThrottled
+from milpa_ray.errors import CloudThrottled, CloudUnavailable
 
 T = TypeVar("T")
 THREADS = 12
@@ -57,6 +57,7 @@ class AwsSession:
         self._making = threading.Lock()
         self._session: Any = None
         self._clients: dict[str, Any] = {}
+        self._closed = False
 
     async def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """The answer of one API call, such as ``call("ec2", "DescribeVpcs", VpcIds=[...])``. Waits for the pace first.
@@ -66,6 +67,7 @@ class AwsSession:
         """
         launched = int(parameters.get("MaxCount", 0)) if operation == "RunInstances" else 0
         await self._pace.wait(service, operation, launched)
+        self._check_open()
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._pool, self._send, service, operation, parameters)
@@ -88,14 +90,21 @@ class AwsSession:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
-        """Ends the threads as they get idle; waits for none."""
+        """Ends the threads as they get idle; waits for none. Nothing is sent any more, even by a call under way that
+        has not come that far."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CloudUnavailable("not sent: the session is closed")
 
     # ------------------------------------------------------------ in the threads
 
     def _send(self, service: str, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         try:
             client = self._client(service)
+            self._check_open()
             method = getattr(client, _method_name(operation))
             answer: dict[str, Any] = method(**parameters)
         except Exception as error:

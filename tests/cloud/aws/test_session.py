@@ -67,6 +67,14 @@ async def test_missing_credentials_are_told_with_a_remedy() -> None:
         session.close()
 
 
+@pytest.mark.usefixtures("nowhere")
+async def test_a_closed_session_sends_nothing() -> None:
+    session = AwsSession("us-east-1", YML)
+    session.close()
+    with pytest.raises(CloudUnavailable, match="closed"):
+        await session.call("ec2", "DescribeVpcs")
+
+
 class _Metadata(BaseHTTPRequestHandler):
     """IMDSv2 of an instance in vpc-77: without a token it answers nothing."""
 
