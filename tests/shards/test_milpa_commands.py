@@ -51,6 +51,13 @@ def test_taken_api_port_is_told_before_anything_is_started(milpa: Milpa) -> None
     assert Installation(milpa.home).leftovers() == []
 
 
+def test_a_name_can_be_taken_over_on_aws_only(milpa: Milpa) -> None:
+    done = milpa.milpa("up", "--take-over-name")
+    assert done.returncode == 2
+    assert "--take-over-name: only clusters on AWS register their names" in done.stderr
+    assert Installation(milpa.home).leftovers() == []
+
+
 def test_doctor_fails_with_a_remedy_when_a_tool_is_missing(milpa: Milpa, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     done = milpa.milpa("doctor", "-o", "json")
