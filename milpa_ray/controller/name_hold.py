@@ -15,29 +15,41 @@ from milpa_ray.ports import RENEW_NAME_S, NameLock
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 10.0
+
 
 class NameHold:
     """Runs while its leadership lasts. ``owner`` is the cluster's uuid."""
 
-    def __init__(self, deps: CoordinatorDeps, lock: NameLock, owner: str, interval_s: float = RENEW_NAME_S) -> None:
+    def __init__(
+        self,
+        deps: CoordinatorDeps,
+        lock: NameLock,
+        owner: str,
+        interval_s: float = RENEW_NAME_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """``patience_s``: how long the register is waited for before all else begins without its answer."""
         self._deps = deps
         self._lock = lock
         self._owner = owner
         self._interval_s = interval_s
+        self._patience_s = patience_s
 
     async def take(self) -> None:
         """Waits while another cluster has the name."""
         while True:
             try:
-                await self._lock.hold(self._owner)
+                async with asyncio.timeout(self._patience_s):
+                    await self._lock.hold(self._owner)
                 return
             except NameTaken as error:
                 log.error("nothing is launched or terminated: %s", error)
                 involved = ObjectReference(kind="Cluster", name=self._deps.keys.cluster, uid=self._owner)
                 self._deps.recorder.record(involved, "cluster-name-taken", str(error))
                 await asyncio.sleep(self._interval_s)
-            except MilpaError as error:
-                log.warning("holding the cluster's name: %s; going on without", error)
+            except (MilpaError, TimeoutError) as error:
+                log.warning("holding the cluster's name: %s; going on without", str(error) or "no answer")
                 return
 
     async def keep(self) -> None:

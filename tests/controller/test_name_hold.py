@@ -53,7 +53,7 @@ def hold(register: Register, events: Events) -> NameHold:
         compute=None,  # type: ignore[arg-type]
         recorder=events,
     )
-    return NameHold(deps, register, "uuid-1", interval_s=0.01)
+    return NameHold(deps, register, "uuid-1", interval_s=0.01, patience_s=0.05)
 
 
 @pytest.fixture
@@ -72,6 +72,13 @@ async def test_an_error_of_the_register_stops_no_cluster(events: Events) -> None
     register = Register(CloudUnavailable("away"))
     await hold(register, events).take()
     assert register.held == 0
+    assert not events.told
+
+
+async def test_a_register_that_does_not_answer_stops_no_cluster(events: Events) -> None:
+    register = Register()
+    register.hold = lambda owner: asyncio.Event().wait()  # type: ignore[assignment, method-assign, misc]
+    await hold(register, events).take()
     assert not events.told
 
 
