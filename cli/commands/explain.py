@@ -4,16 +4,36 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli.complete import complete_target
+from cli.commands.explain_options import (
+    ArchName,
+    Cpu,
+    Dedicated,
+    Everything,
+    Filenames,
+    Gpu,
+    GpuName,
+    InstanceType,
+    Memory,
+    Output,
+    OutputFormat,
+    PrivateIpOnly,
+    Recursive,
+    Region,
+    SpotPolicy,
+    Sustained,
+    SustainedCpu,
+    Targets,
+    VolumeSize,
+    Zone,
+)
 from cli.connection import Connection
 from cli.kinds import parse_targets
 from cli.output.documents import write
-from cli.prices import complete_region, prices_of
+from cli.prices import prices_of
 from cli.reporting import FAILED, CommandFailed, UsageError, error, note
 from cli.subjects import Subject, check_targets, from_flags, from_manifests, from_server
 
@@ -36,38 +56,6 @@ ASKED_S = 2.0
 """How long a server is asked for its region, when none has to be asked."""
 
 
-class Output(StrEnum):
-    """How the explanation is shown."""
-
-    TEXT = "text"
-    WIDE = "wide"
-    JSON = "json"
-    YAML = "yaml"
-
-
-class Sustained(StrEnum):
-    """``resources.sustainedCPU``."""
-
-    TRUE = "true"
-    FALSE = "false"
-    UNSET = "unset"
-
-
-class Arch(StrEnum):
-    """Architectures of instances."""
-
-    AMD64 = "amd64"
-    ARM64 = "arm64"
-
-
-class Spot(StrEnum):
-    """``spot.policy``."""
-
-    ALWAYS = "always"
-    PREFERRED = "preferred"
-    NEVER = "never"
-
-
 @dataclass(frozen=True, slots=True)
 class Market:
     """Where instances are chosen, and by which settings. ``full``: the stored memories of failed launches."""
@@ -80,55 +68,24 @@ class Market:
 
 def explain(
     connection: Connection,
-    targets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="pod NAME",
-            help="What is on the server: pod NAME..., or KIND/NAME... with deployments and replicasets.",
-            show_default=False,
-            autocompletion=complete_target,
-        ),
-    ] = None,
-    filename: Annotated[
-        list[str] | None,
-        typer.Option("--filename", "-f", metavar="FILE|DIR|-", help="Manifests; may be repeated.", show_default=False),
-    ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-R", help="Read folders within folders as well.")] = False,
-    cpu: Annotated[str | None, typer.Option("--cpu", metavar="CORES", help="As in 2, 0.5 or 500m.")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", metavar="BYTES", help="As in 2Gi.")] = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", metavar="COUNT", help="Number of GPUs.")] = None,
-    gpu_name: Annotated[str | None, typer.Option("--gpu-name", metavar="NAME", help="As in T4 or A100.")] = None,
-    dedicated: Annotated[
-        bool, typer.Option("--dedicated/--no-dedicated", help="No shared CPUs (dedicatedCPU).", show_default=False)
-    ] = False,
-    sustained: Annotated[
-        Sustained, typer.Option("--sustained", case_sensitive=False, help="CPU above the baseline (sustainedCPU).")
-    ] = Sustained.UNSET,
-    arch: Annotated[Arch | None, typer.Option("--arch", help="Architecture of the images; amd64 if not said.")] = None,
-    spot: Annotated[
-        Spot | None, typer.Option("--spot", case_sensitive=False, help="Spot policy; never if not said.")
-    ] = None,
-    zone: Annotated[str | None, typer.Option("--zone", metavar="ZONE", help="As in us-east-1a.")] = None,
-    instance_type: Annotated[
-        str | None, typer.Option("--instance-type", metavar="TYPE|GLOB", help="As in c5.large, or 'c5*'.")
-    ] = None,
-    volume_size: Annotated[
-        str | None, typer.Option("--volume-size", metavar="BYTES", help="Root volume, as in 60Gi.")
-    ] = None,
-    private_ip_only: Annotated[bool, typer.Option("--private-ip-only", help="Without a public address.")] = False,
-    region: Annotated[
-        str,
-        typer.Option(
-            "--region",
-            help="Whose prices (env MILPA_REGION); else the server's, which go first for its pods; else us-east-1.",
-            autocompletion=complete_region,
-            show_default=False,
-        ),
-    ] = "",
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every instance type with its reason (as -o wide).")
-    ] = False,
-    output: Annotated[Output, typer.Option("--output", "-o", help="How to show it.")] = Output.TEXT,
+    targets: Targets = None,
+    filename: Filenames = None,
+    recursive: Recursive = False,
+    cpu: Cpu = None,
+    memory: Memory = None,
+    gpu: Gpu = None,
+    gpu_name: GpuName = None,
+    dedicated: Dedicated = False,
+    sustained: SustainedCpu = Sustained.UNSET,
+    arch: ArchName = None,
+    spot: SpotPolicy = None,
+    zone: Zone = None,
+    instance_type: InstanceType = None,
+    volume_size: VolumeSize = None,
+    private_ip_only: PrivateIpOnly = False,
+    region: Region = "",
+    everything: Everything = False,
+    output: OutputFormat = Output.TEXT,
 ) -> None:
     """Explain which instance a pod gets, what it costs, and why no other.
 
