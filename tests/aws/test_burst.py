@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.aws.account import Account, client
-from tests.aws.bench import Bench, hollow_bench
+from tests.aws.bench import Bench, hollow_bench, running_bench
 from tests.aws.moto_server import MotoServer
 from tests.aws.proxy import AwsProxy
 from tests.aws.rack import HollowRack
@@ -21,6 +21,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PODS = 200
+REAL = 50
 NAIVE = 40
 """Launches of the naive comparison, which takes (launches - 5) / 2 seconds at the least."""
 LOST = 2
@@ -64,6 +65,23 @@ async def test_200_pods_at_once_with_lost_responses(bench: Bench[HollowRack]) ->
     assert len(refused) <= LATE, "our own pace keeps to the limits"
     assert starting["RunInstances"] <= 12 + LOST
     assert ending["TerminateInstances"] <= 40
+
+
+def test_real_agents_of_a_burst(moto: MotoServer) -> None:
+    """As many machines as one can boot here in reasonable time, each with its own real agent."""
+    with tempfile.TemporaryDirectory(prefix="milpa-aws-") as text, running_bench(Path(text), moto) as bench:
+        milpa, since = bench.milpa, time.monotonic()
+        bench.proxy.lose_response("RunInstances", times=LOST)
+        names = [f"real-{number:02}" for number in range(REAL)]
+        milpa.create(*(milpa.pod(name) for name in names))
+        milpa.when_running(*names, timeout_s=400)
+        print(
+            f"\n{REAL} pods on real agents running after {time.monotonic() - since:.1f} s: {dict(bench.calls(since))}"
+        )
+        assert {pod["status"]["boundInstanceID"] for pod in milpa.items("pods").values()} == set(bench.running())
+        assert len(bench.instances()) == REAL
+        bench.delete_all(timeout_s=180)
+        assert len(bench.instances()) == REAL
 
 
 def test_the_naive_way_takes_a_call_per_instance(proxy: AwsProxy, account: Account) -> None:
