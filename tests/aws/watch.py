@@ -58,7 +58,8 @@ class Watch(ABC):
     def stop(self) -> list[str]:
         """Ends all instances and removes everything of them; returns what could not be removed."""
         self._ending.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # it did start
+            self._thread.join()
         sweep.remove_all(self.directory, self.network)
         return sweep.leftovers(self.directory, self.network)
 
