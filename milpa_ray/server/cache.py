@@ -15,6 +15,7 @@ from typing import Any
 
 from milpa_ray.errors import Compacted, MilpaError, StoreUnavailable
 from milpa_ray.keys import SLOTTED, Keys, prefix_end
+from milpa_ray.server.background import Background
 from milpa_ray.server.history import Event, History
 from milpa_ray.server.items import Item
 from milpa_ray.store.port import Put, Store, Txn, TxnResult, WatchBatch
@@ -45,7 +46,7 @@ class WatchCache:
         self._nudging: asyncio.Task[TxnResult] | None = None
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._number = count()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(self._run, "watch cache")
         self.history = history or History()
         self.revision = 0
         """The store's revision up to which the cache has everything; 0: nothing yet."""
@@ -55,15 +56,10 @@ class WatchCache:
         """Set when an object has changed; for whoever clears it."""
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="watch cache")
+        self._background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._background.stop()
 
     # ------------------------------------------------------------ reading
 

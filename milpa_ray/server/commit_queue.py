@@ -5,12 +5,12 @@ The queue is bounded by its callers, who have a bounded number of writes in flig
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
 
 from milpa_ray.errors import MilpaError, Terminal
+from milpa_ray.server.background import Background
 from milpa_ray.store.group import GroupOutcome, Verdict, WriteGroup, group_commit
 from milpa_ray.store.port import Store
 
@@ -34,19 +34,14 @@ class CommitQueue:
         self._told = told
         self._pending: deque[Pending] = deque()
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(self._run, "commit queue")
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="commit queue")
+        self._background.start()
 
     async def stop(self) -> None:
         """Ends; what is still queued is answered as not done."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._background.stop()
         for _, future in self._pending:
             if not future.done():
                 future.set_result(GroupOutcome(Verdict.NOT_DONE, error=Terminal("the API server is stopping")))

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from milpa_ray.errors import MilpaError
 from milpa_ray.keys import Keys, prefix_end
+from milpa_ray.server.background import Background
 from milpa_ray.server.cache import WatchCache
 from milpa_ray.store.port import Delete, Put, Store, Txn
 
@@ -36,21 +37,16 @@ class Peers:
         self._keys = keys
         self._cache = cache
         self._name = name
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(self._enter, "enter")
         self.entered = asyncio.Event()
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._enter(), name="enter")
+        self._background.start()
 
     async def stop(self) -> None:
         """Takes the entry away, if the store can be reached; nothing may be acknowledged any more."""
-        task, self._task = self._task, None
-        if task is None:
+        if not await self._background.stop():
             return
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
         if self.entered.is_set():
             with contextlib.suppress(MilpaError):
                 await self._store.commit(Txn(ops=(Delete(self._keys.other(KIND, self._name)),)))

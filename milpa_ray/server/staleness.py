@@ -9,10 +9,10 @@ be missing without the store's word. Writes are not concerned: they compare revi
 """
 
 import asyncio
-import contextlib
 import logging
 
 from milpa_ray.errors import MilpaError
+from milpa_ray.server.background import Background
 from milpa_ray.server.cache import WatchCache
 from milpa_ray.server.items import Item
 from milpa_ray.server.peers import MAX_AGE_S, Peers
@@ -33,18 +33,13 @@ class QuickReads:
         self._unseen: dict[str, int] = {}
         """Revision of the last acknowledged write of each key that the cache may not have yet. Bounded by the writes
         that etcd's watch is behind."""
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(self._keep_confirmed, "cache age")
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._keep_confirmed(), name="cache age")
+        self._background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._background.stop()
 
     def acknowledge(self, key: str, revision: int) -> None:
         """A caller is about to learn that ``key`` has changed or been found at this revision."""
