@@ -125,6 +125,7 @@ async def test_a_rack_answers_for_every_instance_until_it_is_terminated(moto: Mo
 
         for address in addresses.values():
             await eventually(partial(answers, address), 30, "its agent answers")
+        await eventually(lambda: len(rack.living()) == 3, 20, "all are watched")
         ended, address = addresses.popitem()
         ec2.terminate_instances(InstanceIds=[ended])
         await eventually(lambda: len(rack.living()) == 2, 20, "it is gone")
