@@ -115,11 +115,14 @@ class Watch(ABC):
             return
         finally:
             self._ready.set()
+        before: set[str] = set()
         while not self._ending.is_set():
             began = time.monotonic()
             running = {found["InstanceId"]: found for found in await asyncio.to_thread(self.running)}
-            for instance_id in running.keys() - self._lives.keys():
+            # At first sight moto may still be making it: that it is a spot instance is among the last that it notes.
+            for instance_id in (running.keys() & before) - self._lives.keys():
                 self._begin(record_of(running[instance_id]))
+            before = set(running)
             for instance_id in self._lives.keys() - running.keys():
                 self._lives[instance_id].gone.set()
             # Listing hundreds costs moto a good part of a second; most of the time is left to others.
