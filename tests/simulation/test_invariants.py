@@ -210,7 +210,7 @@ def test_launch_sent_again_with_changes_is_caught():
 
 def test_launch_without_a_record_is_caught():
     async def steps(hand: Hand) -> None:
-        await hand.ports.compute.launch(LaunchCall("t", 1, "t3.nano", "zone-a"))
+        await hand.ports.compute.launch(LaunchCall("t", 1, "t3.nano", "zone-a", subnet="subnet-1"))
 
     breaks(steps, "before it was recorded")
 

@@ -21,7 +21,7 @@ from tests.simulation.machines import BEHAVIOUR, Machine
 from tests.simulation.toys import Hand, a_pod
 from tests.simulation.world import Faults, Ports, World
 
-CALL = LaunchCall("token", 3, "t3.nano", "zone-a")
+CALL = LaunchCall("token", 3, "t3.nano", "zone-a", subnet="subnet-1")
 
 
 def quiet() -> Faults:
@@ -57,7 +57,7 @@ def live(steps: Callable[[Ports], Awaitable[None]], faults: Faults | None = None
 
 
 async def machine_of(ports: Ports) -> tuple[Machine, AgentAddress]:
-    (instance,) = await ports.compute.launch(LaunchCall("one", 1, "t3.nano", "zone-a"))
+    (instance,) = await ports.compute.launch(LaunchCall("one", 1, "t3.nano", "zone-a", subnet="subnet-1"))
     while instance.id not in ports.world.machines:  # noqa: ASYNC110
         await asyncio.sleep(1)
     machine = ports.world.machines[instance.id]

@@ -98,7 +98,7 @@ class Hand:
     async def launch(self, token: str, count: int = 1) -> list[str]:
         """Instances whose agents answer; their ids."""
         await self.write(Put(self.keys.prefix("batch") + token, b"{}"))
-        made = await self.ports.compute.launch(LaunchCall(token, count, TYPE, "zone-a"))
+        made = await self.ports.compute.launch(LaunchCall(token, count, TYPE, "zone-a", subnet="subnet-1"))
         while not all(i.id in self.ports.world.machines for i in made):  # noqa: ASYNC110
             await asyncio.sleep(1)
         return [instance.id for instance in made]
