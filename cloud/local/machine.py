@@ -19,6 +19,9 @@ BOOT_STEP_TIMEOUT_S = 20.0
 _INIT = Path(__file__).with_name("init.sh")
 _NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc", "--propagation", "slave")
 _DROPPED_ENVIRONMENT = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONSTARTUP", "NOTIFY_SOCKET"})
+_HOSTS_CLOUD = "AWS_"
+"""Begins the variables of AWS' tools: keys of the host, and where its metadata service is, or that there is none. An
+instance has its own."""
 
 
 class BootError(Exception):
@@ -83,8 +86,7 @@ def spawn(spec: BootSpec) -> Booting:
     Raises:
         BootError: it did not come up (no privilege, no such binary).
     """
-    environment = {key: value for key, value in os.environ.items() if key not in _DROPPED_ENVIRONMENT}
-    environment |= {"MILPA_INSTANCE": spec.instance_id, **spec.environment}
+    environment = {**_hosts_environment(), "MILPA_INSTANCE": spec.instance_id, **spec.environment}
     arguments = [spec.address, spec.gateway, spec.hostname, *spec.command]
     with (spec.directory / "console.log").open("ab") as console:
         process = subprocess.Popen(
@@ -108,6 +110,15 @@ def spawn(spec: BootSpec) -> Booting:
         process.wait()
         raise BootError(f"the instance's init did not start: {error}; its console.log says why") from error
     return Booting(process, pid, start_time)
+
+
+def _hosts_environment() -> dict[str, str]:
+    """What of ours instances start with, such as PATH and proxies."""
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key not in _DROPPED_ENVIRONMENT and not key.startswith(_HOSTS_CLOUD)
+    }
 
 
 def open_pidfd(pid: int, start_time: int) -> int | None:
