@@ -15,7 +15,7 @@ from typing import Any
 
 from cloud.aws.cluster_lock import DEAD_AFTER, TABLE, ClusterLock
 from cloud.aws.doctor_network import check_images, check_route, check_subnets, check_vpc
-from cloud.aws.errors import CREDENTIAL_REMEDY, CloudForbidden
+from cloud.aws.errors import CREDENTIAL_REMEDY, CloudForbidden, SdkMisconfigured
 from cloud.aws.findings import POLICY_REMEDY, Finding, Survey, bad, good, hint
 from cloud.aws.groups import MAX_GROUPS, MAX_RULES
 from cloud.aws.permissions import UNTESTED, Permission, Scene, Verdict, examine_permissions
@@ -28,6 +28,7 @@ from milpa_ray.settings import Aws, Settings
 CLOCK_WARNING = timedelta(seconds=30)
 CLOCK_LIMIT = timedelta(minutes=4)
 """AWS refuses signatures that are five minutes off."""
+SDK_REMEDY = "correct it, then run milpa doctor again"
 GROUPS = "security groups per region"
 SPARE_GROUPS = 50
 
@@ -84,6 +85,8 @@ async def _examine(survey: Survey) -> list[Finding]:
             found += [finding async for finding in step(survey)]
         except CloudForbidden as error:
             found.append(survey.later(name, str(error), POLICY_REMEDY))
+        except SdkMisconfigured as error:
+            found.append(bad(name, str(error), SDK_REMEDY))
         except MilpaError as error:
             found.append(survey.later(name, str(error), "mend what AWS says, or try again"))
     return found
@@ -92,6 +95,8 @@ async def _examine(survey: Survey) -> list[Finding]:
 async def _credentials(survey: Survey) -> AsyncIterator[Finding]:
     try:
         answer = await survey.session.call("sts", "GetCallerIdentity")
+    except SdkMisconfigured as error:
+        yield bad("AWS endpoint", str(error), SDK_REMEDY)
     except CloudNotReady as error:
         yield bad("credentials", str(error), CREDENTIAL_REMEDY)
     except MilpaError as error:
@@ -173,10 +178,19 @@ async def _permissions(survey: Survey) -> AsyncIterator[Finding]:
     found = await examine_permissions(survey.session, scene)
     allowed = sum(permission.verdict is Verdict.ALLOWED for permission in found)
     untested = ", ".join(sorted(UNTESTED))
-    yield good("permissions", f"{allowed} of {len(found)} are there; not to be told without a change: {untested}")
-    for permission in found:
-        if permission.verdict is not Verdict.ALLOWED:
-            yield _missing(permission, survey.settings)
+    unknown = sum(permission.verdict is Verdict.UNKNOWN for permission in found)
+    told = f"{allowed} of {len(found)} are there; not to be told without a change: {untested}"
+    missing = [
+        _missing(permission, survey.settings) for permission in found if permission.verdict is not Verdict.ALLOWED
+    ]
+    if not missing:
+        yield good("permissions", told)
+    else:
+        told = f"{unknown} could not be tested; {told}" if unknown else told
+        essential = any(each.essential for each in missing)
+        yield Finding("permissions", False, told, "see the lines of those that are not", essential)
+    for each in missing:
+        yield each
 
 
 def _missing(permission: Permission, settings: Settings) -> Finding:

@@ -4,6 +4,7 @@ What a code means for a launch is more than what it means for other calls (capac
 are two translations: ``translate`` for all calls, ``translate_launch`` on top of it for ``RunInstances``.
 """
 
+import re
 from typing import Any
 
 from milpa_ray.errors import (
@@ -93,7 +94,12 @@ OUTDATED = frozenset(
 
 _ENCODED = "Encoded authorization failure message"
 """What follows is kilobytes for a machine."""
+MAX_WORDS = 240
+"""Characters that are kept of what AWS, or who answered in its place, says."""
+_SOURCE = re.compile(r"(b['\"])?<[!?/a-zA-Z].*", re.DOTALL)
+"""Where HTML or XML begins, and all after it."""
 PERMISSION_REMEDY = "give Milpa's user or role the permissions listed in docs/aws.md"
+NOT_AWS_REMEDY = "perhaps none of AWS' but of a proxy, or of what AWS_ENDPOINT_URL names"
 CREDENTIAL_REMEDY = (
     "check cloud.aws.accessKeyID and secretAccessKey, the environment's AWS_ACCESS_KEY_ID, ~/.aws, or the instance's "
     "role, and this machine's clock"
@@ -124,15 +130,30 @@ def translate(service: str, operation: str, error: Exception) -> MilpaError | No
     if isinstance(error, exceptions.ParamValidationError):
         return CloudRefused("ParamValidation", f"{where}: {error}")
     # The parser's error is of no family: something on the way answered, such as a proxy with a page of its own.
-    if isinstance(error, (exceptions.HTTPClientError, exceptions.BotoCoreError, ResponseParserError)):
-        return CloudUnavailable(f"{where}: {error}")
+    if isinstance(error, ResponseParserError):
+        return CloudUnavailable(f"{where}: {_short(str(error))} ({NOT_AWS_REMEDY})")
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.BotoCoreError)):
+        return CloudUnavailable(f"{where}: {_short(str(error))}")
     return None
+
+
+def senseless(service: str, operation: str) -> CloudUnavailable:
+    """The error for an answer that lacks what every answer to that call has."""
+    return CloudUnavailable(f"{service} {operation}: the answer makes no sense ({NOT_AWS_REMEDY})")
+
+
+def _short(text: str) -> str:
+    """One line for people: without a page's or a document's source, and of bounded length."""
+    words = " ".join(_SOURCE.sub("", text).split())
+    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}..."
 
 
 def _translate_answer(where: str, response: Any) -> MilpaError:
     code = str(response.get("Error", {}).get("Code", ""))
-    message = str(response.get("Error", {}).get("Message", "")).partition(_ENCODED)[0].rstrip() or "no message"
+    message = _short(str(response.get("Error", {}).get("Message", "")).partition(_ENCODED)[0])
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    message = message or f"no message ({NOT_AWS_REMEDY})"
+    code = code or f"HTTP status {status}"
     told = f"{where}: {code}: {message}"
     if code in THROTTLED or code.startswith("Throttl"):
         return CloudThrottled(told)
@@ -153,6 +174,10 @@ class CloudForbidden(CloudNotReady):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class SdkMisconfigured(CloudNotReady):
+    """What the environment or ~/.aws tells the SDK cannot be: nothing can be sent."""
 
 
 def translate_launch(error: MilpaError) -> MilpaError:

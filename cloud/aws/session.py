@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cloud.aws.errors import translate
+from cloud.aws.errors import SdkMisconfigured, senseless, translate
 from cloud.aws.throttle import Pace
-from milpa_ray.errors import CloudThrottled, CloudUnavailable
+from milpa_ray.errors import CloudThrottled, CloudUnavailable, MilpaError
 
 T = TypeVar("T")
 THREADS = 12
@@ -106,7 +106,9 @@ class AwsSession:
             client = self._client(service)
             self._check_open()
             method = getattr(client, _method_name(operation))
-            answer: dict[str, Any] = method(**parameters)
+            answer: dict[str, Any] = _answer(method, service, operation, parameters)
+        except MilpaError:
+            raise
         except Exception as error:
             translated = translate(service, operation, error)
             if translated is None:
@@ -134,8 +136,30 @@ class AwsSession:
                     tcp_keepalive=True,
                     user_agent_extra="milpa",
                 )
-                self._clients[service] = self._session.client(service, config=config)
+                self._clients[service] = self._make(service, config)
             return self._clients[service]
+
+    def _make(self, service: str, config: Any) -> Any:
+        try:
+            return self._session.client(service, config=config)
+        except (ValueError, OSError) as error:
+            raise _misconfigured(str(error)) from error
+
+
+def _answer(method: Callable[..., Any], service: str, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(method(**parameters))
+    except KeyError as error:  # the SDK's parser found well-formed XML of something else
+        raise senseless(service, operation) from error
+
+
+def _misconfigured(told: str) -> SdkMisconfigured:
+    """For what the SDK says of an endpoint or a file that it was told to use."""
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("AWS_ENDPOINT_URL") and value and told.endswith(value):
+            example = "http://127.0.0.1:5000"
+            return SdkMisconfigured(f"{name}: {value!r} is no URL such as {example}; correct the variable or unset it")
+    return SdkMisconfigured(f"{told}; correct it in ~/.aws/config, or in the AWS_* variables of the environment")
 
 
 def _method_name(operation: str) -> str:

@@ -109,6 +109,26 @@ async def test_an_endpoint_that_does_not_answer(
     assert NOWHERE in found["credentials"].detail
 
 
+async def test_an_endpoint_that_is_no_url(account: Account, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    found = await examined(settings_for(cluster, account.vpc))
+    assert list(found) == ["AWS endpoint"]
+    assert state_of(found["AWS endpoint"]) == "FAIL"
+    assert "AWS_ENDPOINT_URL" in found["AWS endpoint"].detail
+
+
+async def test_the_permissions_are_good_only_when_all_are_there(
+    account: Account, cluster: str, proxy: AwsProxy
+) -> None:
+    proxy.fail("ModifyVolume", "UnauthorizedOperation")
+    found = await examined(settings_for(cluster, account.vpc), thorough=True)
+    assert state_of(found["permissions"]) == "FAIL"
+    proxy.fail("ModifyVolume", "ServiceUnavailable")
+    found = await examined(settings_for(cluster, account.vpc), thorough=True)
+    assert state_of(found["permissions"]) == "warn"
+    assert "1 could not be tested" in found["permissions"].detail
+
+
 async def test_no_credentials_at_all(
     account: Account, cluster: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -232,8 +252,8 @@ def test_the_command(config: Path, tmp_path: Path, proxy: AwsProxy) -> None:
     assert done.returncode == 1
     assert re.search(r"^FAIL +ec2:ModifyVolume +denied$", done.stdout, re.MULTILINE)
     assert "ec2:ModifyVolume: allow it: docs/iam-policy.json" in done.stdout
-    assert "1 of" in done.stderr
-    assert "ec2:ModifyVolume" in done.stderr
+    assert "2 of" in done.stderr
+    assert "permissions, ec2:ModifyVolume" in done.stderr
 
 
 def test_the_other_cloud(tmp_path: Path) -> None:

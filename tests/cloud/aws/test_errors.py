@@ -119,6 +119,30 @@ def test_what_only_a_machine_can_read_is_left_out() -> None:
     assert "xxx" not in error
 
 
+PAGE = "<!DOCTYPE HTML>\n<html lang='en'>\n  <body><h1>Bad Gateway</h1></body>\n</html>\n"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ResponseParserError(
+            f"Unable to parse response (syntax error), invalid XML received. Further:\n{PAGE.encode()!r}"
+        ),
+        exceptions.ClientError(
+            {"Error": {"Code": "502", "Message": PAGE}, "ResponseMetadata": {"HTTPStatusCode": 502}}, "DescribeVpcs"
+        ),
+        exceptions.ClientError({"Error": {}, "ResponseMetadata": {"HTTPStatusCode": 501}}, "DescribeVpcs"),
+        exceptions.HTTPClientError(error="line one\n  line two " + "x" * 3000),
+    ],
+)
+def test_a_page_instead_of_an_answer_is_told_of_in_one_short_line(raised: Exception) -> None:
+    told = str(translate("ec2", "DescribeVpcs", raised))
+    assert "\n" not in told
+    assert "<" not in told
+    assert len(told) < 400
+    assert ": :" not in told
+
+
 def test_what_is_no_error_of_the_sdk_is_left_alone() -> None:
     assert translate("ec2", "DescribeVpcs", KeyError("a bug of ours")) is None
 

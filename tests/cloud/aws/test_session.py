@@ -48,6 +48,45 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize(("variable", "value"), [("AWS_ENDPOINT_URL", "nonsense"), ("AWS_ENDPOINT_URL_EC2", "http://")])
+async def test_an_endpoint_that_is_no_url_is_told_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    session = AwsSession("us-east-1", YML)
+    try:
+        with pytest.raises(CloudNotReady, match=f"^{variable}: '{value}'"):
+            await session.call("ec2", "DescribeVpcs")
+    finally:
+        session.close()
+
+
+@pytest.mark.usefixtures("nowhere")
+async def test_a_page_with_status_200_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html><body>Welcome</body></html>")
+
+        def log_message(self, *_told: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        session = AwsSession("us-east-1", YML)
+        try:
+            with pytest.raises(CloudUnavailable, match="sts GetCallerIdentity"):
+                await session.call("sts", "GetCallerIdentity")
+        finally:
+            session.close()
+            thread.join()
+
+
+@pytest.mark.usefixtures("nowhere")
 async def test_an_endpoint_that_does_not_answer_is_tried_once_and_retryable() -> None:
     session = AwsSession("us-east-1", YML)
     try:
