@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr
 
-from milpa_ray.api import document, names, quantity
+from milpa_ray.api import document, names
 from milpa_ray.api.meta import API_VERSION, Model
 from milpa_ray.api.pod import Protocol
-from milpa_ray.api.podcheck import check_quantity
+from milpa_ray.api.podcheck import check_volume_size
 from milpa_ray.api.quantity import NumberText, Quantity
 from milpa_ray.api.reporting import LocatedError, LocatedErrors
 from milpa_ray.api.schema import FieldError, canonical, check
@@ -370,7 +370,7 @@ def _check_nodes(nodes: Nodes) -> Errors:
     if not _INSTANCE_TYPE.fullmatch(nodes.default_instance_type):
         reason = f"{nodes.default_instance_type[:80]!r} is no instance type; write one such as 't3.nano'"
         yield FieldError(("nodes", "defaultInstanceType"), reason)
-    if reason := check_quantity(nodes.default_volume_size, quantity.to_bytes):
+    if reason := check_volume_size(nodes.default_volume_size):
         yield FieldError(("nodes", "defaultVolumeSize"), reason)
     for i, rule in enumerate(nodes.default_firewall_rules):
         if rule.protocol != Protocol.ICMP and rule.port < 1:

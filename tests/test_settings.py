@@ -291,6 +291,7 @@ def test_all_errors_at_once_with_their_lines() -> None:
             "clusterName: a\nnodes: {firewallMode: open}",
             "nodes.firewallMode: 'open' is not known; use 'OpenToVPC' or 'Closed'",
         ),
+        ("clusterName: a\nnodes: {defaultVolumeSize: 65Ti}", "nodes.defaultVolumeSize: '65Ti' is no size of a root"),
         ("clusterName: a\nnodes: {defaultVolumeSize: big}", "nodes.defaultVolumeSize: 'big' is no quantity"),
         ("clusterName: a\nnodes: {defaultInstanceType: c5*}", "nodes.defaultInstanceType: 'c5*' is no instance type"),
         (

@@ -1,12 +1,12 @@
 """Pod: units that run together on a node of their own."""
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from milpa_ray.api.meta import Model, ObjectMeta, Resource, Time
-from milpa_ray.api.quantity import Quantity
+from milpa_ray.api.quantity import AnyCase, Quantity
 
 
 class PodPhase(StrEnum):
@@ -48,7 +48,7 @@ class ResourceSpec(Model):
     dedicated_cpu: bool = Field(default=False, alias="dedicatedCPU")
     sustained_cpu: bool | None = Field(default=None, alias="sustainedCPU")
     private_ip_only: bool = Field(default=False, alias="privateIPOnly")
-    arch: str = ""
+    arch: Annotated[str, AnyCase()] = ""
 
 
 class PlacementSpec(Model):

@@ -25,6 +25,11 @@ MILPACTL_VOLUME = "pod.elotl.co/milpactl-volume-name"
 """Annotation that names the volume to fill with milpactl and client certificates."""
 MAX_UNITS = 100
 ARCHITECTURES = ("amd64", "arm64")
+GIB = 1 << 30
+MIN_VOLUME_GIB = 1
+MAX_VOLUME_GIB = 65_536
+"""Greatest size of a gp3 volume, 64 TiB, as in "Amazon EBS General Purpose SSD volumes" on
+https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html; the least is 1 GiB."""
 
 _INSTANCE_TYPE = re.compile(r"[A-Za-z0-9.*?-]{1,64}")
 _ZONE = re.compile(r"[a-z0-9-]{1,64}")
@@ -57,13 +62,25 @@ def check_resources(resources: ResourceSpec, path: Path) -> Errors:
         ("cpu", resources.cpu, quantity.to_cores),
         ("memory", resources.memory, quantity.to_bytes),
         ("gpu", resources.gpu, quantity.to_count),
-        ("volumeSize", resources.volume_size, quantity.to_bytes),
     )
     for field, text, convert in checks:
         if reason := check_quantity(text, convert):
             yield FieldError((*path, field), reason)
+    if reason := check_volume_size(resources.volume_size):
+        yield FieldError((*path, "volumeSize"), reason)
     if resources.arch and resources.arch not in ARCHITECTURES:
         yield FieldError((*path, "arch"), f"{resources.arch[:80]!r} is not known; use {' or '.join(ARCHITECTURES)}")
+
+
+def check_volume_size(text: str) -> str:
+    """The reason why no root volume has this size, or empty text."""
+    if not text:
+        return ""
+    if reason := check_quantity(text, quantity.to_bytes):
+        return reason
+    if MIN_VOLUME_GIB * GIB <= quantity.to_bytes(text) <= MAX_VOLUME_GIB * GIB:
+        return ""
+    return f"{text[:40]!r} is no size of a root volume; write {MIN_VOLUME_GIB}Gi to {MAX_VOLUME_GIB}Gi"
 
 
 def check_quantity(text: str, convert: Callable[[str], float]) -> str:

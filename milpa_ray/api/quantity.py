@@ -31,6 +31,11 @@ class NumberText:
     """Marks a model's text field in which manifests may give a plain number."""
 
 
+@dataclass(frozen=True, slots=True)
+class AnyCase:
+    """Marks a model's text field that manifests may give in any case; it is kept in lower case."""
+
+
 Quantity = Annotated[str, NumberText()]
 """Type of a field that holds a quantity's text; empty means not given."""
 

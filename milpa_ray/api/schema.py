@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from milpa_ray.api.meta import Model
-from milpa_ray.api.quantity import NumberText
+from milpa_ray.api.quantity import AnyCase, NumberText
 
 Path = tuple[str | int, ...]
 M = TypeVar("M", bound=Model)
@@ -112,6 +112,8 @@ def _converter(annotation: Any, metadata: tuple[Any, ...] = ()) -> Converter | N
     """How a field's value becomes canonical, or None when it stays as it is."""
     if any(isinstance(mark, NumberText) for mark in metadata):
         return _number_text
+    if any(isinstance(mark, AnyCase) for mark in metadata):
+        return _lower
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _converter(arguments[0], arguments[1:])
@@ -138,6 +140,10 @@ def _each(convert: Converter) -> Converter:
 def _choice(known: tuple[str, ...]) -> Converter:
     by_lower = {choice.lower(): choice for choice in known}
     return lambda value: by_lower.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _number_text(value: Any) -> Any:
@@ -268,7 +274,7 @@ def _reason(model: type[Model], detail: ErrorDetails) -> str:
     for bound, words in bounds.items():
         if bound in context:
             return f"must be {words} {context[bound]}"
-    return detail["msg"]
+    return detail["msg"].removeprefix("Value error, ")
 
 
 def _unknown(model: type[Model], path: Path) -> str:

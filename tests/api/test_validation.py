@@ -81,7 +81,7 @@ def test_a_full_pod_is_good() -> None:
             "gpu": 1,
             "volumeSize": "10Gi",
             "sustainedCPU": False,
-            "arch": "arm64",
+            "arch": "ARM64",
         },
         "placement": {"availabilityZone": "us-east-1a"},
         "securityContext": {"supplementalGroups": [1], "sysctls": [{"name": "net.core.somaxconn", "value": "1024"}]},
@@ -95,6 +95,13 @@ def test_a_full_pod_is_good() -> None:
     [
         ({"instanceType": "t3 nano"}, "spec.instanceType: 't3 nano' is no instance type"),
         ({"placement": {"availabilityZone": "US"}}, "spec.placement.availabilityZone: 'US' is no availability zone"),
+        (
+            {"resources": {"volumeSize": "1Ei"}},
+            "spec.resources.volumeSize: '1Ei' is no size of a root volume; write 1Gi to",
+        ),
+        ({"resources": {"volumeSize": "64.1Ti"}}, "spec.resources.volumeSize: '64.1Ti' is no size of a root volume"),
+        ({"resources": {"volumeSize": "1023Mi"}}, "spec.resources.volumeSize: '1023Mi' is no size of a root volume"),
+        ({"resources": {"volumeSize": "big"}}, "spec.resources.volumeSize: 'big' is no quantity"),
         ({"resources": {"arch": "x86"}}, "spec.resources.arch: 'x86' is not known; use amd64 or arm64"),
         ({"volumes": [{"name": "V", "emptyDir": {}}]}, "spec.volumes[0].name: 'V' must hold lower-case"),
         ({"volumes": [{"name": "v"}]}, "spec.volumes[0]: give 'emptyDir: {}'"),
