@@ -33,6 +33,13 @@ def prices_of(region: str) -> "Found":
         raise UsageError(str(unknown)) from None
 
 
+def refresh_of(region: str) -> str:
+    """The remedy for old prices of a region; empty when there is none."""
+    from cloud.catalog import refreshable
+
+    return f"'milpa catalog refresh --region {region}' fetches today's" if refreshable(region) else ""
+
+
 def complete_region(incomplete: str) -> list[str]:
     """Regions with known prices, for the shell; none when they cannot be read."""
     from milpa_ray.paths import Home

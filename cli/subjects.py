@@ -47,6 +47,23 @@ class Subject:
     node: Document | None = None
 
 
+_IN_FLAGS = {
+    "spec.placement.availabilityZone": "--zone",
+    "spec.instanceType": "--instance-type",
+    "without dedicatedCPU": "without --dedicated",
+    "without 'sustainedCPU: false'": "without '--sustained false'",
+    "would with arch ": "would with --arch ",
+}
+"""Words of the planner's remedies, and what they are called on the command line."""
+
+
+def in_flags(text: str) -> str:
+    """A remedy for who has asked by flags."""
+    for words, flag in _IN_FLAGS.items():
+        text = text.replace(words, flag)
+    return text
+
+
 def from_flags(given: Mapping[str, Any]) -> Subject:
     """The request that flags describe; ``given`` has the value of each flag that was used.
 

@@ -40,6 +40,10 @@ class Found:
         """Days since the prices were asked; never negative."""
         return max(0, (today - self.as_of).days)
 
+    def old(self, today: date) -> bool:
+        """Whether the prices are to be warned of."""
+        return self.age_days(today) > MAX_AGE_DAYS
+
 
 def regions(refreshed: Path | None = None) -> tuple[str, ...]:
     """Names of the regions that the shipped data know, and of those that have a file in ``refreshed``; sorted."""
@@ -80,11 +84,16 @@ def find_catalog(region: str, refreshed: Path | None = None) -> Found:
     if not known:
         raise Invalid(
             problem
-            or f"region: {region!r} is unknown; known are {', '.join(regions(refreshed))}. "
-            "'milpa catalog refresh --region' fetches others that AWS has"
+            or f"region: {region[:80]!r} is unknown; known are {', '.join(regions(refreshed))}"
+            + (". 'milpa catalog refresh --region' fetches others that AWS has" if refreshable(region) else "")
         )
     shipped = _shipped(region)
     return Found(shipped.catalogue, shipped.as_of, shipped.source, None, problem)
+
+
+def refreshable(region: str) -> bool:
+    """Whether AWS' price list may be asked for the region: not from GovCloud, nor for China, where it is in yuan."""
+    return not region.startswith(("cn-", "us-gov-"))
 
 
 class Current:

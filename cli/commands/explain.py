@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -33,7 +34,7 @@ from cli.commands.explain_options import (
 from cli.connection import Connection
 from cli.kinds import parse_targets
 from cli.output.documents import write
-from cli.prices import prices_of
+from cli.prices import prices_of, refresh_of
 from cli.reporting import FAILED, CommandFailed, UsageError, error, note
 from cli.subjects import Subject, check_targets, from_flags, from_manifests, from_server
 
@@ -83,7 +84,7 @@ def explain(
     instance_type: InstanceType = None,
     volume_size: VolumeSize = None,
     private_ip_only: PrivateIpOnly = False,
-    region: Region = "",
+    region: Region = None,
     everything: Everything = False,
     output: OutputFormat = Output.TEXT,
 ) -> None:
@@ -106,6 +107,7 @@ def explain(
         "--private-ip-only": private_ip_only or None,
     }
     flags = {flag: value for flag, value in flags.items() if value is not None}
+    _none_empty(flags | {"--region": region})
     _one_source(targets or [], filename or [], flags)
     preferred = os.environ.get(REGION_VARIABLE, "")
     if targets:
@@ -117,9 +119,16 @@ def explain(
         market = _market(offers, region or (offers.region if offers else "") or preferred)
     else:
         subjects = from_manifests(filename, recursive=recursive) if filename else [from_flags(flags)]
-        region = region or preferred
-        market = _market(None, region) if region else _nearby(connection)
+        where = region or preferred
+        market = _market(None, where) if where else _nearby(connection)
     _show(subjects, market, Output.WIDE if everything and output is Output.TEXT else output)
+
+
+def _none_empty(flags: dict[str, Any]) -> None:
+    """Raises UsageError for a flag with an empty value, as of a shell's variable that is not set."""
+    for flag, value in flags.items():
+        if isinstance(value, str) and not value.strip():
+            raise UsageError(f"{flag}: has no value; give one, or leave the flag out")
 
 
 def _one_source(targets: Sequence[str], files: Sequence[str], flags: dict[str, Any]) -> None:
@@ -147,15 +156,16 @@ def _offers(client: "Client") -> "ClusterOffers | None":
 
 
 def _nearby(connection: Connection) -> Market:
-    """The market of the server, if one is there."""
-    from milpa_ray.client.discovery import ENDPOINTS_VARIABLE
+    """The market of the server, if one is there. Only one that the command line names must be."""
     from milpa_ray.errors import MilpaError
 
     try:
         with connection.client(ASKED_S, retry_s=0.0) as client:
             return _market(_offers(client), "")
+    except UsageError:
+        raise
     except MilpaError:
-        if connection.endpoints or os.environ.get(ENDPOINTS_VARIABLE):
+        if connection.endpoints:
             raise
         return _market(None, "")
 
@@ -189,8 +199,21 @@ def _show(subjects: Sequence[Subject], market: Market, output: Output) -> None:
     found = prices_of(market.region)
     if found.problem:
         note(f"Warning: {found.problem}")
-    origin = (market.region, found.as_of.isoformat(), found.source, str(found.path or ""))
-    explained = [Explained(subject, _explanation(subject, market, found.catalogue), *origin) for subject in subjects]
+    today = datetime.now(UTC).date()  # not by Clock, whose module takes asyncio along
+    explained = [
+        Explained(
+            subject,
+            _explanation(subject, market, found.catalogue),
+            market.region,
+            prices_as_of=found.as_of.isoformat(),
+            prices_from=found.source,
+            file=str(found.path or ""),
+            age_days=found.age_days(today),
+            old=found.old(today),
+            remedy=refresh_of(market.region),
+        )
+        for subject in subjects
+    ]
     if output in (Output.JSON, Output.YAML):
         from cli.output import documents
         from cli.output.explanation_document import document
@@ -205,7 +228,7 @@ def _show(subjects: Sequence[Subject], market: Market, output: Output) -> None:
     refused = [item for item in explained if item.explanation.refusal]
     for item in refused:
         label = f"{item.subject.label}: " if item.subject.label else ""
-        error(f"{label}{item.explanation.refusal.message}")  # type: ignore[union-attr]
+        error(f"{label}{item.said(item.explanation.refusal.message)}")  # type: ignore[union-attr]
     if refused:
         raise typer.Exit(FAILED)
 

@@ -65,7 +65,9 @@ Dedicated = Annotated[
 SustainedCpu = Annotated[
     Sustained, typer.Option("--sustained", case_sensitive=False, help="CPU above the baseline (sustainedCPU).")
 ]
-ArchName = Annotated[Arch | None, typer.Option("--arch", help="Architecture of the images; amd64 if not said.")]
+ArchName = Annotated[
+    Arch | None, typer.Option("--arch", case_sensitive=False, help="Architecture of the images; amd64 if not said.")
+]
 SpotPolicy = Annotated[
     Spot | None, typer.Option("--spot", case_sensitive=False, help="Spot policy; never if not said.")
 ]
@@ -76,7 +78,7 @@ InstanceType = Annotated[
 VolumeSize = Annotated[str | None, typer.Option("--volume-size", metavar="BYTES", help="Root volume, as in 60Gi.")]
 PrivateIpOnly = Annotated[bool, typer.Option("--private-ip-only", help="Without a public address.")]
 Region = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--region",
         help="Whose prices (env MILPA_REGION); else the server's, which go first for its pods; else us-east-1.",

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cli.output.objects import Document
 from cli.output.text import Row, one_line, table
-from cli.subjects import Subject
+from cli.subjects import Subject, in_flags
 
 if TYPE_CHECKING:
     from milpa_ray.planner.eligibility import Constraint
@@ -23,7 +24,7 @@ INDENT = "  "
 @dataclass(frozen=True, slots=True)
 class Explained:
     """A subject, its explanation, and the prices that it was made with: of which region and day, and from where.
-    ``file`` is empty for the prices that are shipped."""
+    ``file`` is empty for the prices that are shipped; ``remedy`` says what helps when they are ``old``."""
 
     subject: Subject
     explanation: "Explanation"
@@ -31,6 +32,13 @@ class Explained:
     prices_as_of: str
     prices_from: str
     file: str = ""
+    age_days: int = 0
+    old: bool = False
+    remedy: str = ""
+
+    def said(self, text: str) -> str:
+        """``text`` with a remedy, in the words of who asked: of flags, or of manifests."""
+        return text if self.subject.label else in_flags(text)
 
 
 def explanation_text(item: Explained, *, wide: bool) -> str:
@@ -68,10 +76,12 @@ def _summary(item: Explained) -> str:
     if subject.status is not None:
         lines.append(("Now", _now(subject)))
     lines.append(("Asked", asked(found)))
+    if found.ignored:
+        lines.append(("Ignored", f"since instanceType is exact: {', '.join(found.ignored)}"))
     if found.no_spot is not None:
-        lines.append(("Spot", f"{found.no_spot.message}; on demand instead, as spot is only preferred"))
+        lines.append(("Spot", f"{item.said(found.no_spot.message)}; on demand instead, as spot is only preferred"))
     if found.refusal is not None:
-        lines += [("Chosen", "nothing"), ("Reason", f"{found.refusal.reason}: {found.refusal.message}")]
+        lines += [("Chosen", "nothing"), ("Reason", f"{found.refusal.reason}: {item.said(found.refusal.message)}")]
     if found.chosen and found.request:
         lines += _chosen(found.chosen, found.request, item.region)
     return "".join(f"{label + ':':<14}{one_line(text)}\n" for label, text in lines)
@@ -82,13 +92,17 @@ def _now(subject: Subject) -> str:
     status, node = subject.status or {}, subject.node
     text = str(status.get("phase") or "Waiting")
     if node is not None:
-        spec, price = node.get("spec", {}), node.get("status", {}).get("priceUSDHour")
-        market = "spot" if spec.get("spot") else "on demand"
-        zone = spec.get("placement", {}).get("availabilityZone") or "an unknown zone"
-        text += f" on {spec.get('instanceType')} in {zone}, {market}"
-        return text + (f", at {money(price)} per hour since its launch" if price else "")
+        return f"{text} on {launched(node)}"
     why = ": ".join(part for part in (status.get("reason", ""), status.get("message", "")) if part)
     return text + (f" ({why})" if why else "")
+
+
+def launched(node: Document) -> str:
+    """Type, zone, market and price of a node, as in ``c5.large in us-east-1a, spot, at $0.0350 per hour ...``."""
+    spec, price = node.get("spec", {}), node.get("status", {}).get("priceUSDHour")
+    zone = spec.get("placement", {}).get("availabilityZone") or "an unknown zone"
+    text = f"{spec.get('instanceType')} in {zone}, {'spot' if spec.get('spot') else 'on demand'}"
+    return text + (f", at {money(price)} per hour since its launch" if price else "")
 
 
 def asked(found: "Explanation") -> str:
@@ -174,6 +188,8 @@ def _costs(found: "Explanation", pods: int) -> str:
     if best.credits:
         rows.append(_cost_row("CPU above baseline", cost.surcharge, f"{above:.10g} cores{rate}" if above else ""))
     rows.append(_cost_row("root volume", cost.volume, f"{volume} ({VOLUME_PRICE_REGION}'s price)"))
+    if cost.public_ipv4:
+        rows.append(_cost_row("public IPv4", cost.public_ipv4, "an address; privateIPOnly does without"))
     rows.append(_cost_row("total", cost.total, f"a month has {HOURS_PER_MONTH} hours"))
     if pods != 1:
         rows.append(_cost_row(f"{pods} replicas", cost.total * pods))
@@ -214,9 +230,10 @@ def _counted(found: "Explanation") -> list[Row]:
     from milpa_ray.planner.shortfall import GROUPS
 
     rows: list[Row] = [["TYPES", "REASON", "SUCH AS"]]
-    dearer = found.fitting[NEXT + 1 :]
+    dearer = found.fitting[NEXT + 1 :] if found.chosen else found.fitting
     if dearer:
-        rows.append([str(len(dearer)), "fits, but costs more", _named(dearer)])
+        why = "fits, but costs more" if found.chosen else "fits, but is not tried now"
+        rows.append([str(len(dearer)), why, _named(dearer)])
     groups: dict[Constraint, list[TypeVerdict]] = defaultdict(list)
     for other in found.out:
         groups[other.shortfalls[0].constraint].append(other)
@@ -267,4 +284,6 @@ def _prices(item: Explained) -> str:
     origin = f"refreshed, {item.file}" if item.file else "as shipped"
     request = item.explanation.request
     spot = " Shipped spot prices are estimates." if request and request.policy.spot and not item.file else ""
-    return f"Prices of {item.region}, {item.prices_as_of} ({origin}).{spot}\n"
+    remedy = f": they may have changed{item.remedy and '; ' + item.remedy}" if item.old else ""
+    age = f"{'Warning: p' if item.old else 'P'}rices of {item.region}, {item.prices_as_of} ({origin})"
+    return f"{age}, {item.age_days} days old{remedy}.{spot}\n"

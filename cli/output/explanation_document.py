@@ -38,15 +38,18 @@ def document(item: Explained) -> Document:
         "replicas": subject.pods,
         "region": item.region,
         "pricesAsOf": item.prices_as_of,
+        "pricesAgeDays": item.age_days,
+        "pricesOld": item.old,
         "pricesFrom": item.file or item.prices_from,
         "request": _request(found.request) if found.request else None,
         "byDefault": found.by_default,
+        "ignored": list(found.ignored),
         "fits": found.chosen is not None,
         "chosen": types[0] if found.chosen else None,
         "next": types[1:following],
         "others": types[following:],
-        "refusal": _refusal(found.refusal),
-        "noSpot": _refusal(found.no_spot),
+        "refusal": _refusal(item, found.refusal),
+        "noSpot": _refusal(item, found.no_spot),
         "volume": {
             "gib": found.volume_gib,
             "type": VOLUME_TYPE,
@@ -74,10 +77,10 @@ def _request(request: "Request") -> Document:
     }
 
 
-def _refusal(refusal: "Refusal | None") -> Document | None:
+def _refusal(item: Explained, refusal: "Refusal | None") -> Document | None:
     if refusal is None:
         return None
-    return {"reason": refusal.reason, "message": refusal.message, "temporary": refusal.temporary}
+    return {"reason": refusal.reason, "message": item.said(refusal.message), "temporary": refusal.temporary}
 
 
 def _type(found: "TypeVerdict") -> Document:
@@ -107,6 +110,7 @@ def _cost(cost: "Cost") -> Document:
         "instance": round(cost.instance, DIGITS),
         "surcharge": round(cost.surcharge, DIGITS),
         "volume": round(cost.volume, DIGITS),
+        "publicIPv4": round(cost.public_ipv4, DIGITS),
         "total": round(cost.total, DIGITS),
         "totalPerMonth": round(cost.month, DIGITS),
     }

@@ -1,10 +1,10 @@
 """The choice for one pod with its reasons: what each fitting type costs in all, and why each of the others is out.
 
-For people who ask; controllers choose by ``selection``, which a test holds to the same answers. The root volume is
-counted in the costs here and never in the ranking: it costs the same whatever the type.
+For people who ask; controllers choose by ``selection``, which a test holds to the same answers. The root volume and
+the public address are counted in the costs here and never in the ranking: they cost the same whatever the type.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from milpa_ray.api.pod import PodSpec, ResourceSpec
 from milpa_ray.planner.catalogue import Catalogue
@@ -23,19 +23,23 @@ VOLUME_USD_PER_GIB_MONTH = 0.08
 GB-month of General Purpose (gp3) provisioned storage - US East (N. Virginia)" in AWS' price list of AmazonEC2, as on
 https://aws.amazon.com/ebs/pricing/. It is up to about twice that elsewhere; the catalogue has no prices of volumes."""
 VOLUME_PRICE_REGION = "us-east-1"
+PUBLIC_IPV4_USD_PER_HOUR = 0.005
+"""US dollars per hour of a public IPv4 address, the same in every region: AWS charges it since 1 February 2024, "New -
+AWS Public IPv4 Address Charge" on https://aws.amazon.com/blogs/aws/ and https://aws.amazon.com/vpc/pricing/."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """US dollars per hour: of the instance, of CPU above the baseline, of the root volume."""
+    """US dollars per hour: of the instance, of CPU above the baseline, of the root volume, of the public address."""
 
     instance: float
     surcharge: float
     volume: float
+    public_ipv4: float
 
     @property
     def total(self) -> float:
-        return self.instance + self.surcharge + self.volume
+        return self.instance + self.surcharge + self.volume + self.public_ipv4
 
     @property
     def month(self) -> float:
@@ -87,6 +91,7 @@ class Explanation:
     ``request`` is the one of the last try, None when the pod asks for nothing. ``fitting`` are the types that fit it,
     cheapest first; ``out`` the others, by name. ``refusal`` says why nothing fits; ``no_spot`` why spot, which was
     preferred, is not to be had. ``by_default``: the pod says nothing of its instance, and gets the default type.
+    ``ignored``: fields of the pod's resources that count for nothing, since it names its instance type.
     """
 
     request: Request | None
@@ -96,6 +101,7 @@ class Explanation:
     refusal: Refusal | None = None
     no_spot: Refusal | None = None
     by_default: bool = False
+    ignored: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> TypeVerdict | None:
@@ -116,12 +122,26 @@ def explain(spec: PodSpec, offers: Offers, default_volume_size: str = "") -> Exp
         if answer.fitting:
             break
         no_spot = answer.refusal
-    return answer
+    named = answer.request is not None and bool(answer.request.policy.named)
+    return replace(answer, ignored=_ignored(spec.resources)) if named else answer
 
 
 def root_volume_gib(asked: ResourceSpec, default_size: str = "") -> int:
     """Size of the root volume: as asked, never smaller than the default."""
     return max(gib(asked.volume_size), gib(default_size))
+
+
+def _ignored(asked: ResourceSpec) -> tuple[str, ...]:
+    """Fields that are given and yield to an instance type's name, as they are called in manifests."""
+    yielding = {
+        "cpu": asked.cpu,
+        "memory": asked.memory,
+        "gpu": asked.gpu,
+        "gpuName": asked.gpu_name,
+        "arch": asked.arch,
+        "dedicatedCPU": asked.dedicated_cpu,
+    }
+    return tuple(field for field, value in yielding.items() if value)
 
 
 def _asks(spec: PodSpec, request: Request) -> bool:
@@ -146,6 +166,7 @@ def _answer(request: Request, offers: Offers, volume: int, no_spot: Refusal | No
 def _verdict(catalogue: Catalogue, request: Request, verdicts: Verdicts, row: int, disk: float) -> TypeVerdict:
     zones = tuple(name for name, there in zip(verdicts.zone_names, verdicts.zones[row].tolist(), strict=True) if there)
     price = float(verdicts.price[row])
+    address = 0.0 if request.policy.private_ip_only else PUBLIC_IPV4_USD_PER_HOUR
     credit_mode = ("unlimited" if verdicts.unlimited[row] else "standard") if catalogue.burstable[row] else ""
     return TypeVerdict(
         name=catalogue.names[row],
@@ -160,7 +181,7 @@ def _verdict(catalogue: Catalogue, request: Request, verdicts: Verdicts, row: in
         price=price if zones else None,
         zones=zones,
         credits=credit_mode,
-        cost=Cost(price, float(verdicts.surcharge[row]), disk) if verdicts.reason[row] < 0 else None,
+        cost=Cost(price, float(verdicts.surcharge[row]), disk, address) if verdicts.reason[row] < 0 else None,
         shortfalls=tuple(
             Shortfall(Constraint(failed), shortfall(catalogue, request, row, Constraint(failed)))
             for failed in verdicts.failed[row].nonzero()[0].tolist()

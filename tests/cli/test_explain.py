@@ -1,8 +1,10 @@
 """``explain`` by its command line: as a price calculator without a server, and for what a server has."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,10 @@ def test_a_tenth_of_a_core_is_a_nano_by_its_baseline() -> None:
     assert cells(ran, "t3a.nano") == ["$0.0047", "$3.43"]
     assert cells(ran, "CPU above baseline") == ["$0.0000", "$0.00"]
     assert cells(ran, "root volume")[:2] == ["$0.000548", "$0.40"]
-    assert cells(ran, "total")[:2] == ["$0.005248", "$3.83"]
+    assert cells(ran, "public IPv4")[:2] == ["$0.0050", "$3.65"]
+    assert cells(ran, "total")[:2] == ["$0.010248", "$7.48"]
     assert cells(ran, "t3.nano")[:1] == ["2"]
-    assert "Prices of us-east-1, 2026-07-20 (as shipped)." in ran.out
+    assert "rices of us-east-1, 2026-07-20 (as shipped), " in ran.out
 
 
 def test_the_manual_page_shows_what_it_prints() -> None:
@@ -67,8 +70,9 @@ def test_two_dedicated_cores_are_a_c6a() -> None:
         "instance": 0.0765,
         "surcharge": 0.0,
         "volume": pytest.approx(volume),
-        "total": pytest.approx(0.0765 + volume),
-        "totalPerMonth": pytest.approx(0.0765 * 730 + 5 * 0.08),
+        "publicIPv4": 0.005,
+        "total": pytest.approx(0.0765 + volume + 0.005),
+        "totalPerMonth": pytest.approx((0.0765 + 0.005) * 730 + 5 * 0.08),
     }
     reasons = {found["instanceType"]: found["reasons"] for found in found["others"]}
     assert reasons["t3.large"] == [
@@ -125,6 +129,8 @@ def test_spot_zone_and_disk() -> None:
     assert best["instanceType"].startswith("c5")
     assert best["price"] < best["priceOnDemand"]
     assert best["cost"]["volume"] == pytest.approx(60 * 0.08 / 730)
+    assert best["cost"]["publicIPv4"] == 0.0
+    assert best["cost"]["total"] == pytest.approx(best["price"] + best["cost"]["surcharge"] + 60 * 0.08 / 730)
     ran = run("--cpu", "2", "--spot", "always", *HERE)
     assert cells(ran, "Capacity:")[0].startswith("spot, ")
     assert "Shipped spot prices are estimates." in ran.out
@@ -163,7 +169,7 @@ def test_all_lists_every_type_with_its_reason() -> None:
     rows = {line.split()[0]: line for line in ran.out.partition("RESULT\n")[2].splitlines() if line.startswith("  ")}
     assert set(rows) == set(load_catalog("us-east-1").names)
     assert rows["a1.large"].endswith("arm64, not amd64, the default")
-    assert rows["c5.large"].endswith("fits, but costs $0.085548 with all")
+    assert rows["c5.large"].endswith("fits, but costs $0.090548 with all")
     assert rows["t2.nano"].endswith("0.5 GiB memory of 2 asked; 1 vCPU of 2 asked")
     assert run("--cpu", "2", "--memory", "2Gi", "-owide", *HERE).out == ran.out
 
@@ -185,22 +191,81 @@ def test_other_regions_also_those_whose_zones_nobody_knows(region: str) -> None:
 def test_without_a_server_the_region_is_us_east_1_and_that_is_said() -> None:
     ran = run("--cpu", "2", "--cert-dir", "/nonexistent")  # without certificates none is asked
     assert ran.code == 0
-    assert "Prices of us-east-1," in ran.out
+    assert "rices of us-east-1," in ran.out
     assert ran.err.startswith("No server says its region: these are prices of us-east-1 (--region or MILPA_REGION")
 
 
 def test_the_region_of_the_environment_and_of_the_flag() -> None:
     env = {"MILPA_REGION": "eu-west-1"}
     ran = run("--cpu", "2", env=env)
-    assert "Prices of eu-west-1," in ran.out
+    assert "Warning: prices of eu-west-1, 2025-04-04 (as shipped), " in ran.out
+    assert " days old: they may have changed; 'milpa catalog refresh --region eu-west-1' fetches today's." in ran.out
     assert ran.err == ""
-    assert "Prices of us-east-1," in run("--cpu", "2", *HERE, env=env).out
+    assert "rices of us-east-1," in run("--cpu", "2", *HERE, env=env).out
+    ran = run("--cpu", "2", "--region", "")
+    assert (ran.code, ran.err) == (2, "Error: --region: has no value; give one, or leave the flag out\n")
+
+
+def test_servers_of_the_environment_that_do_not_answer_are_no_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        for endpoint in ("127.0.0.1:1", f"127.0.0.1:{silent.getsockname()[1]}"):
+            began = time.monotonic()
+            ran = run("--cpu", "2", "--disable-tls", env={"MILPA_ENDPOINTS": endpoint})
+            assert ran.code == 0, ran.err
+            assert ran.err.startswith("No server says its region: these are prices of us-east-1 (--region or")
+            assert time.monotonic() - began < 4
+
+
+def test_a_region_that_nobody_can_refresh_is_not_to_be_refreshed() -> None:
+    ran = run("--cpu", "2", "--region", "cn-north-1")
+    assert ran.code == 2
+    assert "'cn-north-1' is unknown" in ran.err
+    assert "refresh" not in ran.err
+    assert "refresh" not in run("--cpu", "2", "--region", "us-gov-west-1").out
+
+
+def test_what_an_exact_type_makes_void_is_said() -> None:
+    asked = ("--instance-type", "c5.large", "--gpu", "4", "--arch", "ARM64", "--dedicated")
+    ran = run(*asked, *HERE)
+    assert cells(ran, "Ignored:") == ["since instanceType is exact: gpu, arch, dedicatedCPU"]
+    assert explained(*asked, *HERE)["ignored"] == ["gpu", "arch", "dedicatedCPU"]
+    assert explained("--instance-type", "c5*", "--cpu", "2", *HERE)["ignored"] == []
+
+
+@pytest.mark.parametrize(
+    "flag", ["--cpu", "--memory", "--gpu", "--gpu-name", "--instance-type", "--zone", "--volume-size"]
+)
+def test_an_empty_value_is_wrong_use(flag: str) -> None:
+    ran = run("--sustained", "true", flag, "", *HERE)
+    assert (ran.code, ran.out, ran.err) == (2, "", f"Error: {flag}: has no value; give one, or leave the flag out\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--zone", "us-east-1z"), "set --zone to one of us-east-1a, "),
+        (("--instance-type", "c5.larg"), "name another in --instance-type; did you mean 'c5.large'?"),
+        (("--instance-type", "zz*"), "mend --instance-type"),
+    ],
+)
+def test_remedies_for_flags_name_flags(asked: tuple[str, str], words: str) -> None:
+    ran = run(*asked, *HERE)
+    assert ran.code == 1
+    assert words in ran.err
+    assert words in ran.out
+    assert words in explained(*asked, *HERE, code=1)["refusal"]["message"]
+
+
+def test_no_volume_is_that_large() -> None:
+    ran = run("--volume-size", "1Ei", *HERE)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("Error: --volume-size: '1Ei' is no size of a root volume; write 1Gi to 65536Gi")
 
 
 def test_the_region_of_the_server_with_its_defaults(cluster: Cluster) -> None:
     ran = run("--cpu", "2", *cluster.flags)
     assert ran.err == ""
-    assert "Prices of us-west-2," in ran.out
+    assert "rices of us-west-2," in ran.out
     assert "8 GiB gp3" in ran.out
 
 
@@ -223,7 +288,7 @@ def test_newer_prices_of_this_machine_count(tmp_path: Path) -> None:
     env = {"MILPA_HOME": str(tmp_path)}
     ran = run("--cpu", "2", "--spot", "always", *HERE, env=env)
     assert (ran.code, ran.err) == (0, "")
-    assert f"Prices of us-east-1, 2026-11-22 (refreshed, {path}).\n" in ran.out
+    assert f"rices of us-east-1, 2026-11-22 (refreshed, {path}), " in ran.out
     assert cells(ran, "Zones:") == ["us-east-1b"]
     assert cells(ran, "m5.large")[0] == "$0.0200"
     path.write_bytes(b"broken")
@@ -250,7 +315,7 @@ def test_every_pod_and_template_of_the_manifests() -> None:
         "pod/dedicated",
         "deployment/gpus-on-spot",
     ]
-    assert cells(ran, "3 replicas")[0] == "$0.587806"
+    assert cells(ran, "3 replicas")[0] == "$0.602806"
 
 
 POD = """

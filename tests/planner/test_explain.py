@@ -12,6 +12,7 @@ from milpa_ray.api.pod import PlacementSpec, PodSpec, PodSpot, ResourceSpec, Spo
 from milpa_ray.planner.choose import NO_DEFAULT, Choice, Offers, choose
 from milpa_ray.planner.explain import (
     HOURS_PER_MONTH,
+    PUBLIC_IPV4_USD_PER_HOUR,
     VOLUME_USD_PER_GIB_MONTH,
     explain,
     root_volume_gib,
@@ -79,7 +80,8 @@ def test_the_cost_is_price_surcharge_and_disk() -> None:
     disk = 20 * VOLUME_USD_PER_GIB_MONTH / HOURS_PER_MONTH
     assert (cost.instance, cost.volume) == (0.0188, disk)
     assert cost.surcharge == pytest.approx(0.05 * 0.1)
-    assert cost.total == pytest.approx(0.0188 + 0.005 + 20 * 0.08 / 730)
+    assert cost.public_ipv4 == PUBLIC_IPV4_USD_PER_HOUR
+    assert cost.total == pytest.approx(0.0188 + 0.005 + 20 * 0.08 / 730 + 0.005)
     assert cost.month == pytest.approx(730 * 0.0238 + 20 * 0.08)
 
 
