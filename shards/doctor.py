@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cloud.catalog import find_catalog, regions
 from cloud.local import preflight
+from milpa_ray.api.schema import suggest
 from milpa_ray.clock import SystemClock
-from milpa_ray.errors import MilpaError
+from milpa_ray.errors import Invalid, MilpaError
 from milpa_ray.settings import Local, Settings
 from milpa_ray.store.etcd_binary import etcd_version, find_etcd, may_corrupt
 from shards.installation import Installation
 
 MIN_FREE_BYTES = 1 << 30
 CONNECT_TIMEOUT_S = 2.0
+_REGION = "region"
+"""The check without which nothing of the cloud can be asked."""
 _RUNNING = "server"
 """The check that tells what runs already."""
 _ADVICE = frozenset({"memory"})
@@ -70,7 +74,10 @@ def examine(installation: Installation, *, cloud: str = "", thorough: bool = Fal
         remedy = f"set cloud.{cloud} there, or name another file with --config"
         return [*found, Check("cloud", False, f"{installation.config_file} chooses {chosen}, not {cloud}", remedy)]
     check_cloud = partial(_aws, thorough=thorough) if chosen == "aws" else _local
-    steps: list[Callable[[Installation, Settings], Iterator[Check]]] = [_etcd, check_cloud]
+    found += (prices := list(_catalogue(installation, settings)))
+    steps: list[Callable[[Installation, Settings], Iterator[Check]]] = [_etcd]
+    if all(check.name != _REGION for check in prices):
+        steps.append(check_cloud)
     if not cloud:
         steps += [_files, _api_port, _running]
     for step in steps:
@@ -120,6 +127,26 @@ def _etcd(installation: Installation, settings: Settings) -> Iterator[Check]:
     bad = may_corrupt(version)
     detail = f"{version} at {path}" + (": can corrupt its data when it is killed" if bad else "")
     yield Check("etcd", not bad, detail, "use 3.5.3 or newer, or 3.4" if bad else "", essential=False)
+
+
+def _catalogue(installation: Installation, settings: Settings) -> Iterator[Check]:
+    """What of the settings the catalogue does not know; asks nobody. Controllers cannot start with a wrong region."""
+    region, default = settings.cloud.region, settings.nodes.default_instance_type
+    setting = "cloud.aws.region" if settings.cloud.aws is not None else "cloud.local.region"
+    try:
+        found = find_catalog(region, installation.home.catalog)
+    except Invalid as error:
+        remedy = f"correct {setting}, or 'milpa catalog refresh --region {region}' if AWS has it"
+        told = str(error).removeprefix("region: ")
+        if near := suggest(region, regions(installation.home.catalog)):
+            told = f"{region[:80]!r} is unknown{near}"
+        yield Check(_REGION, False, f"{setting}: {told}", remedy)
+        return
+    names = found.catalogue.names
+    if default not in names:
+        detail = f"nodes.defaultInstanceType {default} is not offered in {region}{suggest(default, names)}"
+        remedy = "name one of 'milpactl explain', or 'milpa catalog refresh' if the type is new"
+        yield Check("default type", False, detail, remedy)
 
 
 def _aws(installation: Installation, settings: Settings, *, thorough: bool) -> Iterator[Check]:

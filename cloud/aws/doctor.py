@@ -22,7 +22,7 @@ from cloud.aws.permissions import UNTESTED, Permission, Scene, Verdict, examine_
 from cloud.aws.session import AwsSession, Credentials
 from cloud.catalog import MAX_AGE_DAYS, find_catalog
 from milpa_ray.clock import Clock
-from milpa_ray.errors import CloudNotReady, Invalid, MilpaError
+from milpa_ray.errors import CloudNotReady, MilpaError
 from milpa_ray.settings import Aws, Settings
 
 CLOCK_WARNING = timedelta(seconds=30)
@@ -130,11 +130,7 @@ def _clock(now: datetime, answer: Mapping[str, Any]) -> Finding:
 
 async def _prices(survey: Survey) -> AsyncIterator[Finding]:
     region, default = survey.aws.region, survey.settings.nodes.default_instance_type
-    try:
-        found = await survey.session.in_thread(lambda: find_catalog(region, survey.catalog))
-    except Invalid as error:
-        yield bad("prices", str(error), f"correct cloud.aws.region, or 'milpa catalog refresh --region {region}'")
-        return
+    found = await survey.session.in_thread(lambda: find_catalog(region, survey.catalog))
     age = found.age_days(survey.clock.now().date())
     told = f"{len(found.catalogue.names)} types in {region}, prices of {found.as_of}"
     refresh = "milpa catalog refresh"
@@ -143,11 +139,7 @@ async def _prices(survey: Survey) -> AsyncIterator[Finding]:
     else:
         yield hint("prices", f"{told}: {age} days old", refresh) if age > MAX_AGE_DAYS else good("prices", told)
     known = dict(zip(found.catalogue.names, found.catalogue.arch, strict=True))
-    if default in known:
-        survey.arch = str(known[default])
-    else:
-        remedy = "name one of 'milpactl explain', or refresh the catalogue if the type is new"
-        yield bad("default type", f"nodes.defaultInstanceType {default} is not offered in {region}", remedy)
+    survey.arch = str(known.get(default, survey.arch))
 
 
 async def _name(survey: Survey) -> AsyncIterator[Finding]:

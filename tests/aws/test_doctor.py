@@ -189,11 +189,6 @@ async def test_the_default_types_architecture_needs_the_image(account: Account, 
     assert (state_of(found["boot image arm64"]), state_of(found["boot image amd64"])) == ("FAIL", "ok")
 
 
-async def test_a_default_type_that_the_region_does_not_have(account: Account, cluster: str) -> None:
-    found = await examined(settings_for(cluster, account.vpc, defaultInstanceType="z9.nano"))
-    assert "z9.nano" in found["default type"].detail
-
-
 async def test_whose_the_name_is(account: Account, cluster: str, aws: AwsSession) -> None:
     settings = settings_for(cluster, account.vpc)
     assert "is free" in (await examined(settings))["cluster name"].detail

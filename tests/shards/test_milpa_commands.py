@@ -58,6 +58,41 @@ def test_a_name_can_be_taken_over_on_aws_only(milpa: Milpa) -> None:
     assert Installation(milpa.home).leftovers() == []
 
 
+@pytest.mark.parametrize(
+    ("told", "name", "said"),
+    [
+        (
+            "cloud: {aws: {region: us-east1x, vpcID: vpc-1}}",
+            "region",
+            "'us-east1x' is unknown; did you mean 'us-east-1'?",
+        ),
+        ("cloud: {local: {region: eu-wst-1}}", "region", "'eu-wst-1' is unknown; did you mean 'eu-west-1'?"),
+        (
+            "cloud: {aws: {region: us-east-1, vpcID: vpc-1}}\nnodes: {defaultInstanceType: t3.nanoo}",
+            "default type",
+            "t3.nanoo is not offered in us-east-1; did you mean 't3.nano'?",
+        ),
+    ],
+)
+def test_what_the_catalogue_does_not_know_is_told_at_once(
+    milpa: Milpa, monkeypatch: pytest.MonkeyPatch, told: str, name: str, said: str
+) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    milpa.home.server_yml.write_text(f"clusterName: test\n{told}\n")
+    checks = {check["name"]: check for check in json.loads(milpa.milpa("doctor", "-o", "json").stdout)}
+    assert checks["settings"]["ok"]
+    assert said in checks[name]["detail"]
+    assert checks[name]["essential"]
+    assert checks[name]["remedy"]
+    done = milpa.milpa("up")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert Installation(milpa.home).leftovers() == []
+
+
 def test_doctor_fails_with_a_remedy_when_a_tool_is_missing(milpa: Milpa, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     done = milpa.milpa("doctor", "-o", "json")
