@@ -117,14 +117,22 @@ def down(
             "--delete-data", help="Delete the store, images and logs, too; on AWS also what the account has of it."
         ),
     ] = False,
+    keep_cloud: Annotated[
+        bool,
+        typer.Option(
+            "--keep-cloud", help="With --delete-data: delete what is on this machine only; call AWS for nothing."
+        ),
+    ] = False,
 ) -> None:
     """End and remove everything of Milpa on this machine, pods included. Data is kept."""
     from shards.installation import Installation
     from shards.layout import was_up
 
+    if keep_cloud and not delete_data:
+        raise UsageError("--keep-cloud: without --delete-data nothing in the cloud is deleted; leave it out")
     where = _home(home)
     known = was_up(where)
-    Installation.found(where).down(progress, delete_data=delete_data)
+    Installation.found(where).down(progress, delete_data=delete_data, keep_cloud=keep_cloud)
     if not known:
         note(f"{_never(where)} There was nothing to take down.")
         return

@@ -8,6 +8,7 @@ account is cleaned.
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ from shards.aws_cloud import AwsCloud, aws_cloud, credentials
 
 END_TIMEOUT_S = 600.0
 """How long the end of instances, and of what they use, is waited for."""
+UNREACHABLE_S = 30.0
+"""How long an account that does not answer is tried."""
+ANSWER_TIMEOUT_S = 10.0
 POLL_S = 2.0
 
 Progress = Callable[[str], None]
@@ -87,13 +91,63 @@ def clean_account(settings: Settings, aws: Aws, home: Home, progress: Progress) 
     must have ended. Does nothing for a home that never claimed a name.
 
     Raises:
-        MilpaError: AWS refuses, or something is still there after ten minutes. Doing it again goes on.
+        MilpaError: AWS refuses or does not answer, or something is still there after ten minutes. Doing it again goes
+            on.
     """
-    note = _note(home)
-    if note.exists():
-        claim = Claim(**json.loads(note.read_text()))
+    claim = claim_of(home)
+    if claim is not None:
+        progress(f"removing from AWS, {claim.region}, what it has of cluster {claim.cluster!r}")
+        asyncio.run(_reach(aws, claim, progress))
         asyncio.run(_clean_account(settings, aws.model_copy(update={"region": claim.region}), claim, progress))
-        note.unlink()
+        _note(home).unlink()
+
+
+def claim_of(home: Home) -> Claim | None:
+    """What this home has claimed in AWS and not given back."""
+    note = _note(home)
+    return Claim(**json.loads(note.read_text())) if note.exists() else None
+
+
+async def _reach(aws: Aws, claim: Claim, progress: Progress) -> None:
+    """Returns once AWS says who we are, which needs no permission.
+
+    Raises:
+        MilpaError: it does not; nothing was changed.
+    """
+    session = AwsSession(claim.region, credentials(aws), read_timeout_s=ANSWER_TIMEOUT_S)
+    problem = "no answer"
+    try:
+        async with asyncio.timeout(UNREACHABLE_S):
+            while True:
+                try:
+                    await session.call("sts", "GetCallerIdentity")
+                except (CloudThrottled, CloudUnavailable) as error:
+                    if str(error) != problem:
+                        progress(f"{error}; trying for {UNREACHABLE_S:g} s")
+                    problem = str(error)
+                else:
+                    return
+                await asyncio.sleep(POLL_S)
+    except TimeoutError as error:
+        raise _untouched(problem, claim) from error
+    except MilpaError as error:
+        raise _untouched(str(error), claim) from error
+    finally:
+        session.close()
+
+
+def _untouched(problem: str, claim: Claim) -> MilpaError:
+    return MilpaError(
+        f"nothing in the AWS account was deleted, and this home's data is kept: {problem}. Mend that and run 'milpa "
+        f"down --delete-data' again. {_without_cloud(claim)}"
+    )
+
+
+def _without_cloud(claim: Claim) -> str:
+    return (
+        "To drop only the local data: 'milpa down --delete-data --keep-cloud'; what is tagged milpa-cluster-uuid="
+        f"{claim.uuid} then stays in {claim.region}"
+    )
 
 
 async def _clean_account(settings: Settings, aws: Aws, claim: Claim, progress: Progress) -> None:
@@ -104,7 +158,8 @@ async def _clean_account(settings: Settings, aws: Aws, claim: Claim, progress: P
         cleaner = Cleaner(cloud, Network(cloud.session, aws.vpc_id), claim, progress)
         steps = cleaner.steps(zone=settings.service_discovery.private_dns is not None)
         for what, step in steps.items():
-            await _until(step, what)
+            progress(f"AWS: {what}")
+            await _until(step, what, claim)
     finally:
         cloud.close()
     progress(f"removed from AWS what it had of cluster {claim.cluster!r}: {', '.join(steps)}")
@@ -156,19 +211,32 @@ class Cleaner:
         return True
 
 
-async def _until(step: Step, what: str) -> None:
+async def _until(step: Step, what: str, claim: Claim) -> None:
     problem = "they have not ended yet"
+    answered = time.monotonic()
     try:
         async with asyncio.timeout(END_TIMEOUT_S):
             while True:
                 try:
                     if await step():
                         return
-                except (CloudThrottled, CloudUnavailable) as error:
+                    answered = time.monotonic()
+                except CloudThrottled as error:
+                    problem, answered = str(error), time.monotonic()
+                except CloudUnavailable as error:
                     problem = str(error)
+                    if time.monotonic() - answered > UNREACHABLE_S:
+                        raise _silent(what, problem, claim) from error
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise MilpaError(
             f"{what} are still there in AWS after {END_TIMEOUT_S:.0f} s: {problem}. Run 'milpa down "
             "--delete-data' again"
         ) from error
+
+
+def _silent(what: str, problem: str, claim: Claim) -> MilpaError:
+    return MilpaError(
+        f"AWS does not answer any more: {what}, and what comes after them, may still be there, and this home's data is "
+        f"kept: {problem}. Run 'milpa down --delete-data' again. {_without_cloud(claim)}"
+    )

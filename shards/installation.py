@@ -249,10 +249,10 @@ class Installation:
             progress("etcd stopped")
         etcd.stop()
 
-    def down(self, progress: Progress = _silent, *, delete_data: bool = False) -> None:
+    def down(self, progress: Progress = _silent, *, delete_data: bool = False, keep_cloud: bool = False) -> None:
         """Ends and removes everything of this home from the machine; with ``delete_data`` its state, too, and on AWS
-        all that the account has of the cluster, unless others may manage it from the same etcd. Settings and
-        certificates stay.
+        all that the account has of the cluster, unless ``keep_cloud``, or others may manage it from the same etcd.
+        Settings and certificates stay.
 
         Raises:
             MilpaError: something is left; says what.
@@ -268,19 +268,22 @@ class Installation:
             if left:
                 raise MilpaError(f"still there: {', '.join(left)}. Run 'milpa down' again")
             if delete_data:
-                self._clean_account(progress)
+                self._clean_account(progress, keep=keep_cloud)
                 self._delete_data(progress)
 
-    def _clean_account(self, progress: Progress) -> None:
+    def _clean_account(self, progress: Progress, *, keep: bool) -> None:
         try:
             settings = self.settings
         except MilpaError as error:
             progress(f"if there is something in an AWS account it stays, for the settings are wrong: {error}")
             return
         if settings.cloud.aws is not None and not settings.etcd.client.endpoints:
-            from shards.aws_life import clean_account
+            from shards.aws_life import claim_of, clean_account
 
-            clean_account(settings, settings.cloud.aws, self.home, progress)
+            if not keep:
+                clean_account(settings, settings.cloud.aws, self.home, progress)
+            elif (claim := claim_of(self.home)) is not None:
+                progress(f"left in AWS, {claim.region}: all that is tagged milpa-cluster-uuid={claim.uuid}")
 
     def leftovers(self) -> list[str]:
         """What of this home runs or is set up on the machine, besides files."""

@@ -49,8 +49,15 @@ class Credentials:
 class AwsSession:
     """Calls AWS' APIs. Cheap to build: boto3 is imported by the first call."""
 
-    def __init__(self, region: str, credentials: Credentials = Credentials(), pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        region: str,
+        credentials: Credentials = Credentials(),
+        pace: Pace | None = None,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
         self.region = region
+        self._read_timeout_s = read_timeout_s
         self._credentials = credentials
         self._pace = pace if pace is not None else Pace()
         self._pool = ThreadPoolExecutor(THREADS, "aws")
@@ -131,7 +138,7 @@ class AwsSession:
                 config = Config(
                     retries={"total_max_attempts": 1},
                     connect_timeout=CONNECT_TIMEOUT_S,
-                    read_timeout=READ_TIMEOUT_S,
+                    read_timeout=self._read_timeout_s,
                     max_pool_connections=THREADS,
                     tcp_keepalive=True,
                     user_agent_extra="milpa",

@@ -20,7 +20,7 @@ from milpa_ray.ports import DnsRecord, HealthCheck, Listener, LoadBalancer
 from milpa_ray.settings import Settings, parse_settings
 from milpa_ray.store.connection import EtcdConfig
 from shards import aws_life
-from tests.aws.account import Account, client
+from tests.aws.account import KEYS, Account, client
 from tests.aws.moto_server import MotoServer
 from tests.aws.proxy import AwsProxy
 from tests.etcd_server import EtcdServer
@@ -198,6 +198,50 @@ def test_what_does_not_go_is_told_and_the_name_is_kept(
     monkeypatch.setattr(aws_life, "END_TIMEOUT_S", 60.0)
     installation.clean()
     assert left(moto, cluster) == {"instances": 0, "groups": 0, "zones": 0, "balancers": 0, "name": 0}
+
+
+KEPT = r"nothing in the AWS account was deleted, .*data is kept.* --keep-cloud"
+
+
+def test_an_account_that_cannot_be_reached_is_told_soon(
+    installation: Installation, cluster: str, moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.claim()
+    monkeypatch.setattr(aws_life, "UNREACHABLE_S", 1.0)
+    monkeypatch.setattr(aws_life, "POLL_S", 0.1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(MilpaError, match=KEPT) as caught:
+        installation.clean()
+    assert "http://127.0.0.1:9" in str(caught.value)
+    assert noted_uuid(installation) in str(caught.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.url)
+    assert left(moto, cluster)["name"] == 1
+    installation.clean()
+    assert left(moto, cluster)["name"] == 0
+
+
+def test_an_account_without_credentials_is_told_at_once(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.claim()
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(MilpaError, match=KEPT):
+        installation.clean()
+
+
+def test_an_account_that_ceases_to_answer_is_not_waited_for(
+    installation: Installation, proxy: AwsProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.claim()
+    monkeypatch.setattr(aws_life, "UNREACHABLE_S", 1.0)
+    monkeypatch.setattr(aws_life, "POLL_S", 0.1)
+    proxy.fail("DescribeInstances", "ServiceUnavailable", times=None)
+    with pytest.raises(MilpaError, match=r"AWS does not answer .*instances.* --keep-cloud"):
+        installation.clean()
 
 
 def test_a_home_that_never_claimed_a_name_cleans_nothing(installation: Installation, proxy: AwsProxy) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from milpa_ray.errors import MilpaError
 from milpa_ray.paths import Home
 from shards.installation import Installation
 from shards.layout import DEFAULT_SERVER_YML, HomeProblem, UpOptions, load_options, locked, make_home, read_settings
@@ -91,6 +92,27 @@ def test_what_the_catalogue_does_not_know_is_told_at_once(
     assert done.returncode == 1
     assert said in done.stderr
     assert Installation(milpa.home).leftovers() == []
+
+
+def test_the_local_data_can_be_dropped_without_the_account(milpa: Milpa, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.aws_life.UNREACHABLE_S", 0.2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    milpa.home.server_yml.write_text("clusterName: test\ncloud: {aws: {region: us-east-1, vpcID: vpc-1}}\n")
+    store = milpa.home.data / "member"
+    store.mkdir(parents=True)
+    note = milpa.home.data / "aws-cluster.json"
+    note.write_text('{"cluster": "test", "uuid": "uuid-1", "region": "us-east-1"}')
+    with pytest.raises(MilpaError, match="nothing in the AWS account was deleted"):
+        Installation(milpa.home).down(delete_data=True)
+    assert store.exists()
+    assert milpa.milpa("down", "--keep-cloud").returncode == 2
+    done = milpa.milpa("down", "--delete-data", "--keep-cloud")
+    assert done.returncode == 0, done.stderr
+    assert "uuid-1" in done.stderr
+    assert not store.exists()
+    assert note.exists()
 
 
 def test_doctor_fails_with_a_remedy_when_a_tool_is_missing(milpa: Milpa, monkeypatch: pytest.MonkeyPatch) -> None:
