@@ -34,6 +34,8 @@ class Limits(Model):
     """What of a spot interruption's notice is kept free after the pod's stop, for its logs and for late clocks."""
     capacity_memory_s: int = Field(default=180, ge=1)
     """How long a failed launch keeps its (capacity type, instance type, zone) from being chosen."""
+    capacity_tries: int = Field(default=12, ge=1)
+    """So many (instance type, zone) that fit a pod are remembered as full: no more are tried until one is forgotten."""
     gc_interval_s: float = Field(default=60.0, gt=0)
     gc_min_age_s: float = Field(default=30.0, ge=0)
     """An unknown instance must be older than this, and seen twice, before it is condemned."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from milpa_ray.api.pod import PodSpec, ResourceSpec
 from milpa_ray.planner.catalogue import Catalogue
-from milpa_ray.planner.choose import NO_DEFAULT, Offers, requests_of
+from milpa_ray.planner.choose import NO_DEFAULT, Decision, Offers, decide
 from milpa_ray.planner.eligibility import Constraint, Verdicts, reasons
-from milpa_ray.planner.refusal import Refusal, why_none
+from milpa_ray.planner.refusal import Refusal
 from milpa_ray.planner.request import Request
 from milpa_ray.planner.shortfall import shortfall
 from milpa_ray.planner.volumes import gib
@@ -88,9 +88,10 @@ class TypeVerdict:
 class Explanation:
     """Why a pod gets what it gets.
 
-    ``request`` is the one of the last try, None when the pod asks for nothing. ``fitting`` are the types that fit it,
-    cheapest first; ``out`` the others, by name. ``refusal`` says why nothing fits; ``no_spot`` why spot, which was
-    preferred, is not to be had. ``by_default``: the pod says nothing of its instance, and gets the default type.
+    ``request`` is the one that counts, None when the pod asks for nothing. ``fitting`` are the types that fit it,
+    cheapest first; ``out`` the others, by name. ``refusal`` says why it gets nothing, though some may fit; ``no_spot``
+    why spot, which was preferred, is not taken. ``by_default``: the pod says nothing of its instance, and gets the
+    default type.
     ``ignored``: fields of the pod's resources that count for nothing, since it names its instance type.
     """
 
@@ -105,7 +106,7 @@ class Explanation:
 
     @property
     def chosen(self) -> TypeVerdict | None:
-        return self.fitting[0] if self.fitting else None
+        return self.fitting[0] if self.fitting and self.refusal is None else None
 
 
 def explain(spec: PodSpec, offers: Offers, default_volume_size: str = "") -> Explanation:
@@ -115,13 +116,10 @@ def explain(spec: PodSpec, offers: Offers, default_volume_size: str = "") -> Exp
         QuantityError: a quantity that validation would have refused.
     """
     volume = root_volume_gib(spec.resources, default_volume_size)
-    answer = Explanation(None, volume, refusal=NO_DEFAULT)
-    no_spot = None
-    for request in requests_of(spec, offers):
-        answer = _answer(request, offers, volume, no_spot, by_default=not _asks(spec, request))
-        if answer.fitting:
-            break
-        no_spot = answer.refusal
+    decision = decide(spec, offers)
+    if decision is None:
+        return Explanation(None, volume, refusal=NO_DEFAULT)
+    answer = _answer(decision, offers, volume, by_default=not _asks(spec, decision.taken.request))
     named = answer.request is not None and bool(answer.request.policy.named)
     return replace(answer, ignored=_ignored(spec.resources)) if named else answer
 
@@ -149,8 +147,8 @@ def _asks(spec: PodSpec, request: Request) -> bool:
     return bool(spec.instance_type) or not request.policy.instance_type
 
 
-def _answer(request: Request, offers: Offers, volume: int, no_spot: Refusal | None, *, by_default: bool) -> Explanation:
-    catalogue = offers.catalogue
+def _answer(decision: Decision, offers: Offers, volume: int, *, by_default: bool) -> Explanation:
+    catalogue, request = offers.catalogue, decision.taken.request
     verdicts = reasons(catalogue, request, offers.full)
     disk = volume * VOLUME_USD_PER_GIB_MONTH / HOURS_PER_MONTH
     fitting = [_verdict(catalogue, request, verdicts, row, disk) for row in verdicts.order.tolist()]
@@ -159,7 +157,7 @@ def _answer(request: Request, offers: Offers, volume: int, no_spot: Refusal | No
         for row, reason in enumerate(verdicts.reason.tolist())
         if reason >= 0
     ]
-    refusal = None if fitting else why_none(catalogue, request, offers.full)
+    refusal, no_spot = decision.taken.refusal, decision.no_spot
     return Explanation(request, volume, tuple(fitting), tuple(out), refusal, no_spot, by_default)
 
 

@@ -21,15 +21,23 @@ NO_TYPE_FITS = "NoInstanceTypeFits"
 UNKNOWN_TYPE = "UnknownInstanceType"
 UNKNOWN_ZONE = "UnknownZone"
 NO_SPOT = "NoSpot"
+SPOT_DEARER = "SpotCostsMore"
+"""Why preferred spot is not taken though there is some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why none was found, for the user. ``temporary``: it may be otherwise in a few minutes."""
+    """Why none was found, for the user. ``temporary``: it may be otherwise in a few minutes. ``again``: the end of the
+    message, when it says what comes next for a pod that waits."""
 
     reason: str
     message: str
     temporary: bool = False
+    again: str = ""
+
+    def for_another(self) -> "Refusal":
+        """Without what comes next, as the pod does not wait: it gets something else."""
+        return replace(self, message=self.message.removesuffix(self.again), again="")
 
 
 @lru_cache(maxsize=1024)
@@ -111,9 +119,20 @@ def _no_capacity(request: Request, types: int) -> Refusal:
     policy = request.policy
     spot, zone = "spot " if policy.spot else "", policy.zone or "any zone"
     what = policy.named or f"instance of the {types} types that fit"
-    return Refusal(
-        NO_CAPACITY, f"the cloud had no {spot}{what} in {zone} a moment ago; trying again shortly", temporary=True
+    return _temporary(f"the cloud had no {spot}{what} in {zone} a moment ago", "; trying again shortly")
+
+
+def enough_tried(request: Request, tried: int, memory_s: int) -> Refusal:
+    """``tried`` places that fit were full within the last ``memory_s`` seconds, and no more are tried for now."""
+    spot, zone = "spot " if request.policy.spot else "", request.policy.zone or "any zone"
+    return _temporary(
+        f"the cloud had no {spot}instance in {zone}: {tried} pairs of type and zone that fit were tried in vain",
+        f"; trying again {memory_s} s after the first of them",
     )
+
+
+def _temporary(cause: str, again: str) -> Refusal:
+    return Refusal(NO_CAPACITY, cause + again, temporary=True, again=again)
 
 
 def _only_spot(verdicts: Verdicts, only: np.ndarray) -> bool:

@@ -24,22 +24,29 @@ def plan_shard(snapshot: Snapshot) -> list[CasePlan]:
         note_interruptions(draft)
     waiting = [draft for draft in drafts if plan_pod(draft)]
     pods = [draft.pod for draft in waiting if draft.pod is not None]
-    for draft, pod, answer in zip(waiting, pods, choose(pods, _still_there(snapshot.offers, drafts)), strict=True):
+    for draft, pod, answer in zip(waiting, pods, choose(pods, _offers(snapshot, drafts)), strict=True):
         _place(draft, pod, answer)
     for draft in drafts:
         plan_nodes(draft)
     return [draft.finish() for draft in drafts]
 
 
-def _still_there(offers: Offers, drafts: Iterable[Draft]) -> Offers:
-    """The offers without what the cloud is just taking back: its memory of that comes later, by the coordinator."""
+def _offers(snapshot: Snapshot, drafts: Iterable[Draft]) -> Offers:
+    """The offers under the limits of now, without what the cloud is just taking back: its memory of that comes later,
+    by the coordinator."""
     going = {
         (node.spec.spot, node.spec.instance_type, node.spec.placement.availability_zone)
         for draft in drafts
         for node in draft.nodes.values()
         if interrupted(node)
     }
-    return dataclasses.replace(offers, full=offers.full.with_types(going)) if going else offers
+    offers, limits = snapshot.offers, snapshot.limits
+    return dataclasses.replace(
+        offers,
+        full=offers.full.with_types(going) if going else offers.full,
+        capacity_tries=limits.capacity_tries,
+        capacity_memory_s=limits.capacity_memory_s,
+    )
 
 
 def _place(draft: Draft, pod: Pod, answer: Choice | Refusal) -> None:
@@ -62,8 +69,9 @@ def _place(draft: Draft, pod: Pod, answer: Choice | Refusal) -> None:
     else:
         message = f"{leaving}its next node is a {answer.instance_type} in {answer.zone}"
         draft.set_pod(message=message, spot_failure=answer.spot_failed)
-    if answer.spot_failed:
-        draft.note(pod, "start-spot-failed", f"no zone has spot; on demand instead, at ${answer.price:.10g} an hour")
+    if answer.no_spot is not None:
+        price = f"at ${answer.price:.10g} an hour"
+        draft.note(pod, "start-spot-failed", f"{answer.no_spot.message}; on demand instead, {price}")
     draft.note(node, "node-created", f"{answer.instance_type} in {answer.zone} for pod {pod.name}")
 
 

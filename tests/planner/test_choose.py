@@ -1,6 +1,7 @@
 """What waiting pods get: type, zone, capacity type and credit mode, from their specs and what is full."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ from cloud.catalog import load_catalog
 from milpa_ray.api.pod import PlacementSpec, Pod, PodSpot, ResourceSpec, SpotPolicy
 from milpa_ray.planner.choose import Choice, Offers, choose, spread_over_zones
 from milpa_ray.planner.fullness import Full
-from milpa_ray.planner.refusal import NO_CAPACITY, NO_SPOT, NO_TYPE_FITS, UNKNOWN_TYPE, UNKNOWN_ZONE, Refusal
+from milpa_ray.planner.refusal import (
+    NO_CAPACITY,
+    NO_SPOT,
+    NO_TYPE_FITS,
+    SPOT_DEARER,
+    UNKNOWN_TYPE,
+    UNKNOWN_ZONE,
+    Refusal,
+)
 from tests.planner.catalogues import ZONES, make_catalogue, row
 from tests.planner.factories import make_pod
 
@@ -141,6 +150,148 @@ def test_preferred_spot_falls_back_only_when_no_zone_has_spot() -> None:
     refusal = none(always, Offers(SMALL.catalogue, full=Full(spot=True)))
     assert (refusal.reason, refusal.temporary) == (NO_CAPACITY, True)
     assert "spot c5.large" in refusal.message
+
+
+PRICES = Offers(
+    make_catalogue(
+        [
+            row("a5.large", price=0.10, spot=(0.11, 0.10, 0.12)),
+            row("b5.large", price=0.50, spot=(0.04, 0.05, 0.06)),
+            row("d5.xlarge", vcpus=4.0, price=0.20, spot=(0.30, 0.30, 0.30)),
+            row(
+                "t5.large",
+                price=0.02,
+                spot=(0.01,) * 3,
+                vcpus=2.0,
+                memory_mib=1024,
+                burstable=True,
+                baseline=0.5,
+                surcharge=0.05,
+            ),
+        ]
+    )
+)
+
+
+def closed(spot: bool, *names: str, zones: tuple[str, ...] = ZONES) -> Full:
+    """All given types are full in these zones."""
+    return Full(types=frozenset((spot, name, zone) for name in names for zone in zones))
+
+
+@pytest.mark.parametrize(
+    ("asked", "full", "name", "spot", "reason"),
+    [
+        # Spot is cheaper than the cheapest on demand: it is taken, wherever it has become full.
+        ({"memory": "2Gi"}, Full(), "b5.large", True, ""),
+        ({"memory": "2Gi"}, closed(True, "b5.large", zones=ZONES[:2]), "b5.large", True, ""),
+        # At the same price it is taken, since it is preferred; above it, it is not.
+        ({"memory": "2Gi"}, closed(True, "b5.large"), "a5.large", True, ""),
+        (
+            {"memory": "2Gi"},
+            Full(closed(True, "b5.large").types | {(True, "a5.large", ZONES[1])}),
+            "a5.large",
+            False,
+            SPOT_DEARER,
+        ),
+        ({"cpu": "3"}, Full(), "d5.xlarge", False, SPOT_DEARER),
+        # What is to be had on demand counts, not what would be cheapest: dear spot is better than nothing.
+        ({"cpu": "3"}, closed(False, "d5.xlarge"), "d5.xlarge", True, ""),
+        (
+            {"memory": "2Gi"},
+            Full(closed(True, "b5.large").types | closed(False, "a5.large").types),
+            "a5.large",
+            True,
+            "",
+        ),
+        ({"memory": "2Gi"}, closed(True, "a5.large", "b5.large", "d5.xlarge"), "a5.large", False, NO_CAPACITY),
+        # The surcharge counts on both sides.
+        ({"cpu": "1"}, Full(), "t5.large", True, ""),
+        ({"cpu": "2"}, closed(True, "b5.large", "t5.large"), "t5.large", False, SPOT_DEARER),
+    ],
+)
+def test_preferred_spot_never_costs_more_than_on_demand_would(
+    asked: dict[str, str], full: Full, name: str, spot: bool, reason: str
+) -> None:
+    choice = one(pod(SpotPolicy.PREFERRED, **asked), replace(PRICES, full=full))
+    assert (choice.instance_type, choice.spot) == (name, spot)
+    assert choice.spot_failed == bool(reason)
+    assert (choice.no_spot.reason if choice.no_spot else "") == reason
+    assert one(pod(SpotPolicy.ALWAYS, cpu="3"), PRICES).price == 0.3
+
+
+def test_why_spot_is_too_dear_is_told_in_prices() -> None:
+    refusal = one(pod(SpotPolicy.PREFERRED, cpu="3"), PRICES).no_spot
+    assert refusal is not None
+    assert refusal.message == "spot costs $0.3 an hour at least (d5.xlarge), on demand $0.2 (d5.xlarge)"
+
+
+# ---------------------------------------------------------------- an end to the search
+
+NAMES = [f"c5.s{number}" for number in range(10)]
+WIDE = Offers(
+    make_catalogue(
+        [row(name, price=0.1 + number / 100, spot=(0.01 + number / 1000,) * 3) for number, name in enumerate(NAMES)]
+        + [row("x5.huge", vcpus=64.0, price=9.0, spot=(1.0,) * 3), row("z5.arm", arch="arm64", price=0.01)]
+    ),
+    capacity_tries=12,
+)
+ELEVEN = Full(types=closed(True, *NAMES[:4]).types - {(True, NAMES[3], ZONES[2])})
+TWELVE = closed(True, *NAMES[:4])
+ON_DEMAND_TOO = Full(types=TWELVE.types | closed(False, *NAMES[:4]).types)
+
+
+@pytest.mark.parametrize(
+    ("policy", "full", "asked", "expected"),
+    [
+        (SpotPolicy.ALWAYS, ELEVEN, {"cpu": "2"}, (NAMES[3], True)),
+        (SpotPolicy.ALWAYS, TWELVE, {"cpu": "2"}, None),
+        (SpotPolicy.PREFERRED, ELEVEN, {"cpu": "2"}, (NAMES[3], True)),
+        (SpotPolicy.PREFERRED, TWELVE, {"cpu": "2"}, (NAMES[0], False)),
+        (SpotPolicy.PREFERRED, ON_DEMAND_TOO, {"cpu": "2"}, None),
+        (SpotPolicy.NEVER, TWELVE, {"cpu": "2"}, (NAMES[0], False)),
+        (SpotPolicy.NEVER, ON_DEMAND_TOO, {"cpu": "2"}, None),
+        # What does not fit this request says nothing of those that do.
+        (SpotPolicy.ALWAYS, TWELVE, {"cpu": "8"}, ("x5.huge", True)),
+        (SpotPolicy.ALWAYS, TWELVE, {"arch": "arm64"}, ("z5.arm", True)),
+        (SpotPolicy.ALWAYS, TWELVE, {"cpu": "2", "zone": ZONES[0]}, (NAMES[4], True)),
+        (SpotPolicy.ALWAYS, TWELVE, {"instance_type": "x*", "cpu": "2"}, ("x5.huge", True)),
+        # A name has few zones, and they are all tried.
+        (SpotPolicy.ALWAYS, TWELVE, {"instance_type": NAMES[5]}, (NAMES[5], True)),
+        # Zones without addresses, and families, are no tries.
+        (SpotPolicy.ALWAYS, replace(ELEVEN, zones=frozenset({(True, ZONES[0])})), {"cpu": "2"}, (NAMES[3], True)),
+    ],
+)
+def test_a_search_in_vain_ends(
+    policy: SpotPolicy, full: Full, asked: dict[str, str], expected: tuple[str, bool] | None
+) -> None:
+    answer = choose([pod(policy, **asked)], replace(WIDE, full=full))[0]
+    if expected is None:
+        assert isinstance(answer, Refusal)
+        assert (answer.reason, answer.temporary) == (NO_CAPACITY, True)
+        assert ": 12 pairs of type and zone that fit were tried in vain; trying again 180 s after" in answer.message
+    else:
+        assert isinstance(answer, Choice), answer
+        assert (answer.instance_type, answer.spot) == expected
+        assert answer.spot_failed == (policy == SpotPolicy.PREFERRED and not answer.spot)
+
+
+@pytest.mark.parametrize("tries", [1, 12, 40])
+@pytest.mark.parametrize("policy", SpotPolicy)
+def test_when_nothing_is_to_be_had_a_pod_tries_so_many_and_waits(policy: SpotPolicy, tries: int) -> None:
+    asking, tried = pod(policy, cpu="2"), Counter[bool]()
+    offers = replace(REAL, capacity_tries=tries)
+    while isinstance(answer := choose([asking], offers)[0], Choice):
+        tried[answer.spot] += 1
+        assert tried[answer.spot] <= tries
+        offers = replace(offers, full=offers.full.with_types({(answer.spot, answer.instance_type, answer.zone)}))
+    wanted = {SpotPolicy.ALWAYS: {True: tries}, SpotPolicy.NEVER: {False: tries}}
+    if policy in wanted:
+        assert tried == wanted[policy]
+    else:
+        assert tried[False] == tries
+        assert tried[True] > 0
+    assert answer.reason == NO_CAPACITY
+    assert f"{tries} pairs" in answer.message
 
 
 def test_equal_pods_of_a_pass_are_spread_evenly_over_the_zones() -> None:

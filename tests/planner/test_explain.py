@@ -44,11 +44,20 @@ SPECS = st.builds(
         arch=st.sampled_from(("", "arm64")),
     ),
 )
+MANY_FULL = Full(
+    types=frozenset(
+        (spot, name, zone)
+        for spot in (True, False)
+        for name in OFFERS.catalogue.names
+        if name.startswith(("t3a.", "t4g.", "c6a.", "c5a."))
+        for zone in OFFERS.catalogue.zones
+    )
+)
 FULL = Full(families=frozenset({(False, "c6a")}), types=frozenset({(True, "t3a.nano", "us-east-1a")}))
 
 
-@given(SPECS, st.sampled_from((OFFERS, Offers(OFFERS.catalogue, "", FULL))))
-@settings(max_examples=50, deadline=None)
+@given(SPECS, st.sampled_from((OFFERS, Offers(OFFERS.catalogue, "", FULL), Offers(OFFERS.catalogue, "", MANY_FULL))))
+@settings(max_examples=75, deadline=None)
 def test_it_chooses_as_the_controllers_do(spec: PodSpec, offers: Offers) -> None:
     found = explain(spec, offers, "5Gi")
     (expected,) = choose([make_pod(**dict(spec))], offers)
@@ -82,7 +91,7 @@ def test_the_cost_is_price_surcharge_and_disk() -> None:
     assert cost.surcharge == pytest.approx(0.05 * 0.1)
     assert cost.public_ipv4 == PUBLIC_IPV4_USD_PER_HOUR
     assert cost.total == pytest.approx(0.0188 + 0.005 + 20 * 0.08 / 730 + 0.005)
-    assert cost.month == pytest.approx(730 * 0.0238 + 20 * 0.08)
+    assert cost.month == pytest.approx(730 * (0.0238 + 0.005) + 20 * 0.08)
 
 
 def test_the_disk_never_counts_in_the_ranking() -> None:

@@ -1,5 +1,7 @@
 """What a pass writes for waiting pods: a complete node record, and why there is none."""
 
+from dataclasses import replace
+
 import pytest
 
 from cloud.catalog import load_catalog
@@ -7,9 +9,10 @@ from milpa_ray.api.node import Node
 from milpa_ray.api.pod import Pod, PodSpot, ResourceSpec, SpotPolicy
 from milpa_ray.planner.choose import Offers
 from milpa_ray.planner.fullness import Full
-from milpa_ray.planner.shard import plan_shard
+from milpa_ray.planner.shard import REFUSAL_RETRY_S, plan_shard
 from milpa_ray.planner.snapshot import CasePlan
-from tests.planner.factories import make_case, make_pod, make_snapshot, written
+from tests.planner.catalogues import make_catalogue, row
+from tests.planner.factories import LIMITS, make_case, make_pod, make_snapshot, written
 
 CATALOGUE = load_catalog("us-east-1")
 
@@ -54,6 +57,37 @@ def test_preferred_spot_that_is_not_there_is_told_and_runs_on_demand() -> None:
     assert [n.kind for n in done.notices if n.status == "start-spot-failed"] == ["Pod"]
     _, pod, _ = plan(pod)  # Once there is spot again, the next start says so.
     assert not pod.status.spot_failure
+
+
+def test_a_search_in_vain_is_told_once_as_a_lack_of_capacity() -> None:
+    asking = make_pod(resources=ResourceSpec(cpu="2"), spot=PodSpot(policy=SpotPolicy.ALWAYS))
+    full, offers, limits = Full(), Offers(CATALOGUE, "t3.nano"), LIMITS.model_copy(update={"capacity_tries": 5})
+    for _ in range(5):
+        done = plan_shard(make_snapshot(make_case(asking), offers=replace(offers, full=full), limits=limits))[0]
+        node = written(done)["fresh"]
+        assert isinstance(node, Node)
+        full = full.with_types({(True, node.spec.instance_type, node.spec.placement.availability_zone)})
+    snapshot = make_snapshot(make_case(asking), offers=replace(offers, full=full), limits=limits)
+    done = plan_shard(snapshot)[0]
+    waiting = written(done)["web"]
+    assert isinstance(waiting, Pod)
+    assert waiting.status.reason == "InsufficientInstanceCapacity"
+    assert "no spot instance in any zone: 5 pairs of type and zone" in waiting.status.message
+    assert [(n.status, n.message) for n in done.notices] == [("pod-unschedulable", waiting.status.message)]
+    again = plan_shard(replace(snapshot, cases=(make_case(waiting),)))[0]
+    assert (again.writes, again.notices, again.wake_s) == ((), (), REFUSAL_RETRY_S)
+
+
+def test_spot_that_costs_more_is_told_with_both_prices() -> None:
+    types = [row("c5.large", price=0.1, spot=(0.7, 0.8, 0.9))]
+    asking = make_pod(instance_type="c5.large", spot=PodSpot(policy=SpotPolicy.PREFERRED))
+    done = plan_shard(make_snapshot(make_case(asking), offers=Offers(make_catalogue(types))))[0]
+    pod = written(done)["web"]
+    assert isinstance(pod, Pod)
+    assert pod.status.spot_failure
+    assert [n.message for n in done.notices if n.status == "start-spot-failed"] == [
+        "spot costs $0.7 an hour at least (c5.large), on demand $0.1 (c5.large); on demand instead, at $0.1 an hour"
+    ]
 
 
 def test_a_pod_that_nothing_fits_stays_waiting_and_says_why_once() -> None:
