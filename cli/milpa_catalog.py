@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.milpa_options import Config, HomeDir, Output, check_output, home_of
+from cli.milpa_options import Config, HomeDir, check_output, home_of
 from cli.reporting import CommandFailed, UsageError, note
 
 app = typer.Typer(
@@ -34,10 +34,17 @@ def refresh(
     Each region's prices are replaced at once, or stay as they are when anything fails. Controllers use them from their
     next start on.
     """
+    from cloud.aws.pricing import check_region
+    from milpa_ray.errors import Invalid
     from shards import catalogs
 
     if region and everything:
         raise UsageError("--region and --all exclude each other")
+    try:
+        for name in region or ():
+            check_region(name)
+    except Invalid as wrong:
+        raise UsageError(f"--{wrong}") from None
     where = home_of(home)
     settings = catalogs.configured(where, config.absolute() if config else None)
     outcomes = catalogs.refresh(
@@ -56,14 +63,18 @@ def refresh(
 def show(
     home: HomeDir = None,
     region: Regions = None,
-    output: Output = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="'json' or 'yaml' for programs.")] = "",
 ) -> None:
     """Show which prices are in use, and how old they are; of all regions unless --region names some."""
     from cli.milpa_tables import show_catalogs
+    from milpa_ray.errors import Invalid
     from shards.catalogs import entries
 
-    check_output(output)
-    found = entries(home_of(home), region or ())
+    check_output(output, ("json", "yaml"))
+    try:
+        found = entries(home_of(home), region or ())
+    except Invalid as unknown:
+        raise UsageError(f"--{unknown}") from None
     show_catalogs(found, output)
     for entry in found:
         if entry.problem:

@@ -19,12 +19,13 @@ Config = Annotated[
 Output = Annotated[str, typer.Option("--output", "-o", help="'json' for programs.")]
 
 
-def check_output(output: str) -> None:
-    """Raises UsageError when there is no such format."""
+def check_output(output: str, formats: tuple[str, ...] = ("json",)) -> None:
+    """Raises UsageError when the command has no such format."""
     from cli.reporting import UsageError
 
-    if output not in ("", "json"):
-        raise UsageError(f"--output {output}: there is only 'json'")
+    if output and output not in formats:
+        known = " and ".join(map(repr, formats))
+        raise UsageError(f"--output {output}: there is only {known}")
 
 
 def home_of(given: Path | None) -> "Home":

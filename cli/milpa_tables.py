@@ -46,9 +46,12 @@ def show_status(parts: Sequence[Part], output: str) -> None:
 
 
 def show_catalogs(entries: Sequence[Entry], output: str) -> None:
-    """A table, or JSON."""
-    if output == "json":
-        write(json.dumps([asdict(entry) for entry in entries], indent=2) + "\n")
+    """A table, or a list as JSON or YAML, with names as ``milpactl explain`` has them."""
+    if output:
+        from cli.output import documents
+
+        found = [_catalog(entry) for entry in entries]
+        write(documents.as_json(found) if output == "json" else documents.as_yaml(found))
         return
     rows = [["REGION", "TYPES", "ZONES", "SPOT", "PRICES OF", "AGE", "FROM"]]
     rows += [
@@ -64,3 +67,18 @@ def show_catalogs(entries: Sequence[Entry], output: str) -> None:
         for entry in entries
     ]
     write(table(rows))
+
+
+def _catalog(entry: Entry) -> dict[str, object]:
+    return {
+        "region": entry.region,
+        "types": entry.types,
+        "zones": entry.zones,
+        "spot": entry.spot,
+        "source": entry.source,
+        "pricesAsOf": entry.prices_as_of,
+        "pricesAgeDays": entry.age_days,
+        "pricesOld": entry.old,
+        "file": entry.file,
+        "problem": entry.problem,
+    }

@@ -7,15 +7,30 @@ there in an instant.
 import gc
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from cli.commands import delete, describe, explain, get, info, logs, wait, write
 from cli.connection import CertDir, Connection, DisableTls, Endpoints, add_command
 from cli.reporting import report
 
+
+class Commands(TyperGroup):
+    """The commands, with wrong values told in plain words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as wrong:
+            wrong.message = wrong.message.removeprefix("Value error, ")  # pydantic's, by which typer checks choices
+            raise
+
+
 app = typer.Typer(
     name="milpactl",
+    cls=Commands,
     help="Create, inspect and delete the objects of a Milpa cluster.",
     add_completion=False,
     no_args_is_help=True,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from cli.output.explanation import launched
 from cli.output.objects import Document, phase, secret_size
 from cli.output.tables import selector_text
 from cli.output.text import age, one_line, printable, table
@@ -18,8 +19,11 @@ LABEL_WIDTH = 22
 INDENT = 2
 
 
-def description(obj: Document, events: Sequence[Document] | None, now: datetime) -> str:
-    """The description of one object. ``events`` are its own, oldest first; None leaves that part out."""
+def description(obj: Document, events: Sequence[Document] | None, now: datetime, node: Document | None = None) -> str:
+    """The description of one object. ``events`` are its own, oldest first; None leaves that part out. ``node`` is the
+    one that a pod is bound to, if it is there."""
+    if node is not None:
+        obj = obj | {"node": node}
     lines = [*_metadata(obj, now), *BODIES.get(obj["kind"], _nothing)(obj, now)]
     text = "".join(_written(line) for line in lines)
     return text if events is None else text + _events(events, now)
@@ -141,6 +145,7 @@ def _pod(obj: Document, now: datetime) -> list[Line]:
                 ("Wanted phase", wish if wish != "Running" else ""),
                 ("Node", status.get("boundNodeName")),
                 ("Instance", status.get("boundInstanceID")),
+                ("Launched as", launched(obj["node"]) if "node" in obj else ""),
                 ("Start failures", status.get("startFailures")),
                 ("Spot failure", _yes(status.get("spotFailure"))),
             ],

@@ -256,6 +256,14 @@ def test_remedies_for_flags_name_flags(asked: tuple[str, str], words: str) -> No
     assert words in explained(*asked, *HERE, code=1)["refusal"]["message"]
 
 
+@pytest.mark.parametrize("flag", ["--arch", "--spot", "--sustained", "--output"])
+def test_a_wrong_choice_is_told_in_plain_words(flag: str) -> None:
+    ran = run("--cpu", "1", flag, "foo", *HERE)
+    assert ran.code == 2
+    assert ": 'foo' is not one of " in ran.err
+    assert "Value error" not in ran.err
+
+
 def test_no_volume_is_that_large() -> None:
     ran = run("--volume-size", "1Ei", *HERE)
     assert (ran.code, ran.out) == (2, "")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cloud.catalog import load_catalog
 from tests.aws.catalog_api import CatalogApi, serving, spot_price
@@ -101,19 +102,19 @@ def test_refresh_and_show(bench: Bench, api: CatalogApi) -> None:
     code, out, err = bench.run("catalog", "show", "--region", REGION, "--region", "eu-west-1", "-o", "json")
     refreshed, shipped = json.loads(out)
     assert code == 0
-    assert refreshed.pop("prices_as_of") in {began.isoformat(), datetime.now(UTC).date().isoformat()}
-    assert refreshed.pop("age_days") in (0, 1)  # 1: midnight passed meanwhile
+    assert refreshed.pop("pricesAsOf") in {began.isoformat(), datetime.now(UTC).date().isoformat()}
+    assert refreshed.pop("pricesAgeDays") in (0, 1)  # 1: midnight passed meanwhile
     assert refreshed == {
         "region": REGION,
         "types": count,
         "zones": 3,
         "spot": count,
         "source": "AWS",
-        "old": False,
+        "pricesOld": False,
         "file": str(bench.home / "catalog" / f"{REGION}.npz"),
         "problem": "",
     }
-    assert (shipped["source"], shipped["prices_as_of"], shipped["old"]) == ("shipped", "2025-04-04", True)
+    assert (shipped["source"], shipped["pricesAsOf"], shipped["pricesOld"]) == ("shipped", "2025-04-04", True)
     assert "Warning: prices of 1 of 2 regions are old; 'milpa catalog refresh'" in err
 
 
@@ -125,8 +126,11 @@ def test_show_is_a_table_of_all_regions(bench: Bench) -> None:
     assert len(lines) == 35
     assert "Warning" in err
     code, out, err = bench.run("catalog", "show", "--region", "us-east-9")
-    assert (code, out) == (1, "")
-    assert "'us-east-9' is unknown" in err
+    assert (code, out) == (2, "")
+    assert "Error: --region: 'us-east-9' is unknown" in err
+    shown = [bench.run("catalog", "show", "--region", REGION, "-o", form)[1] for form in ("json", "yaml")]
+    assert yaml.safe_load(shown[1]) == json.loads(shown[0])
+    assert bench.run("catalog", "show", "-o", "xml")[0] == 2
 
 
 def test_a_broken_file_is_told_of_and_not_fatal(bench: Bench) -> None:
@@ -180,8 +184,8 @@ def test_all_regions_are_those_that_the_account_has(bench: Bench, api: CatalogAp
     ("arguments", "code", "words"),
     [
         ((), 1, "name one with --region"),
-        (("--region", "us-gov-west-1"), 1, "GovCloud"),
-        (("--region", "../../etc"), 1, "no region"),
+        (("--region", "us-gov-west-1"), 2, "GovCloud"),
+        (("--region", "../../etc"), 2, "no region"),
         (("--region", REGION, "--all"), 2, "exclude each other"),
         (("--config", "/nonexistent.yml"), 1, "/nonexistent.yml"),
     ],
