@@ -207,10 +207,12 @@ def status(
         show_status([], output)
         raise CommandFailed(f"{_never(where)} Start it with 'milpa up', or name another home (--home or MILPA_HOME)")
     installation = Installation.found(where)
-    parts = state_of(installation)
+    parts, troubles = state_of(installation)
     show_status(parts, output)
     if warning := age_warning(where, installation.settings):
         note(f"Warning: {warning}")
+    for trouble in troubles:
+        note(f"Warning: {trouble}")
     if not all(part.ok for part in parts):
         raise CommandFailed("Milpa is not up: start it with 'milpa up'")
 

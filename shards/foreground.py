@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from milpa_ray.errors import MilpaError
 from shards.doctor import require
 from shards.installation import READY_TIMEOUT_S, Installation
-from shards.launch import start_actors, statuses
+from shards.launch import dumps, start_actors, statuses
 from shards.layout import make_home, save_options
 
 WORKER_CHECK_S = 2.0
@@ -78,18 +78,21 @@ def _ended_by_signal() -> threading.Event:
     return ended
 
 
-def state_of(installation: Installation) -> list[Part]:
-    """The state of all daemons and actors. Raises ``Invalid`` when the settings are wrong."""
+def state_of(installation: Installation) -> tuple[list[Part], list[str]]:
+    """The state of all daemons and actors, and what the coordinator cannot do in the cloud at the moment, a line each:
+    the controllers run all the same. Raises ``Invalid`` when the settings are wrong."""
     parts = [Part(name, text != "stopped", text) for name, text in installation.daemons().items()]
     ray = next(part for part in parts if part.name == "ray")
     if not ray.ok:
-        return parts
+        return parts, []
     with installation.ray.connected():
         found = statuses()
+        leaders = dumps("coordinator")
     parts += [
         Part(s.name, s.ready, s.error or (f"ready, {s.age_s:.0f} s old" if s.ready else "not ready"), s.pid)
         for s in found
     ]
     if not found:
         parts.append(Part("controllers", False, "none"))
-    return parts
+    troubles = [each for leader in leaders.values() for each in leader.get("state", {}).get("trouble", ())]
+    return parts, [f"the cloud: {t['what']} has failed since {t['since']}: {t['error']}" for t in troubles]

@@ -110,11 +110,11 @@ def statuses() -> list[ActorStatus]:
     return _ask(_handles())
 
 
-def dumps() -> dict[str, Any]:
-    """The state of each actor that answers, by name."""
+def dumps(only: str = "") -> dict[str, Any]:
+    """The state of each actor, or of that one, if it answers, by name."""
     import ray
 
-    asked = {name: handle.dump.remote() for name, handle in _handles().items()}
+    asked = {name: handle.dump.remote() for name, handle in _handles().items() if only in ("", name)}
     found: dict[str, Any] = {}
     for name, reference in asked.items():
         try:

@@ -19,6 +19,7 @@ from milpa_ray.controller.deps import CoordinatorDeps
 from milpa_ray.controller.labels import Labels
 from milpa_ray.controller.leadership import Leadership
 from milpa_ray.controller.pacing import Backoff, persist
+from milpa_ray.controller.trouble import Trouble
 from milpa_ray.controller.view import KeyView
 from milpa_ray.controller.volumes import VolumeGrowth
 from milpa_ray.errors import MilpaError
@@ -65,6 +66,7 @@ class CloudDuties:
         self._missing: dict[str, Sighting] = {}
         self._taken_back: list[Node] = []
         self._instances = 0
+        self.trouble = Trouble(deps.clock, "listing the instances")
         objects = deps.keys.objects
         self._view: KeyView[Node] = KeyView(
             deps.store, (objects, prefix_end(objects)), self._decode, self._on_node, self._backoff()
@@ -255,8 +257,10 @@ class CloudDuties:
             try:
                 instances = {i.id: i for i in await self._deps.compute.list_instances()}
             except MilpaError as error:
+                self.trouble.failed(error)
                 log.warning("listing instances: %s", error)
                 continue
+            self.trouble.over()
             self._instances = len(instances)
             self._missing = note_missing(known, instances, self._missing, self._deps.clock.monotonic())
             await self._save(instance_news(known, instances, self._missing, self._deps.clock.now()))

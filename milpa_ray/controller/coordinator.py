@@ -36,6 +36,7 @@ class Coordinator:
         self._duties: CloudDuties | None = None
         self._collector: Collector | None = None
         self._firewall: FirewallDuty | None = None
+        self._name: NameHold | None = None
 
     async def run(self) -> None:
         """Campaigns and leads for ever; the outermost loop, and the only one that catches everything."""
@@ -67,6 +68,7 @@ class Coordinator:
             self._duties = None
             self._collector = None
             self._firewall = None
+            self._name = None
             await lease.stop()
 
     async def _lead(self, leadership: Leadership, cluster_uuid: str) -> None:
@@ -102,7 +104,7 @@ class Coordinator:
         deps = self._deps
         async with asyncio.TaskGroup() as tasks:
             if deps.name_lock is not None:
-                hold = NameHold(deps, deps.name_lock, cluster_uuid)
+                self._name = hold = NameHold(deps, deps.name_lock, cluster_uuid)
                 await hold.take()
                 tasks.create_task(hold.keep())
             self._duties = CloudDuties(deps, leadership, cluster_uuid)
@@ -126,6 +128,10 @@ class Coordinator:
             "cloud": self._duties.dump() if self._duties is not None else None,
             "garbage": self._collector.dump() if self._collector is not None else None,
             "firewall": self._firewall.dump() if self._firewall is not None else None,
+            "trouble": [
+                *(self._name.trouble.dump() if self._name is not None else ()),
+                *(self._duties.trouble.dump() if self._duties is not None else ()),
+            ],
         }
 
 

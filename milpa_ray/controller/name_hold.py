@@ -10,6 +10,7 @@ import logging
 from milpa_ray.api.meta import ObjectReference
 from milpa_ray.controller.committing import Deposed
 from milpa_ray.controller.deps import CoordinatorDeps
+from milpa_ray.controller.trouble import Trouble
 from milpa_ray.errors import MilpaError, NameTaken
 from milpa_ray.ports import RENEW_NAME_S, NameLock
 
@@ -35,6 +36,7 @@ class NameHold:
         self._owner = owner
         self._interval_s = interval_s
         self._patience_s = patience_s
+        self.trouble = Trouble(deps.clock, "holding the cluster's name")
 
     async def take(self) -> None:
         """Waits while another cluster has the name."""
@@ -42,13 +44,16 @@ class NameHold:
             try:
                 async with asyncio.timeout(self._patience_s):
                     await self._lock.hold(self._owner)
+                self.trouble.over()
                 return
             except NameTaken as error:
+                self.trouble.failed(error)
                 log.error("nothing is launched or terminated: %s", error)
                 involved = ObjectReference(kind="Cluster", name=self._deps.keys.cluster, uid=self._owner)
                 self._deps.recorder.record(involved, "cluster-name-taken", str(error))
                 await asyncio.sleep(self._interval_s)
             except (MilpaError, TimeoutError) as error:
+                self.trouble.failed(error)
                 log.warning("holding the cluster's name: %s; going on without", str(error) or "no answer")
                 return
 
@@ -62,7 +67,9 @@ class NameHold:
             await asyncio.sleep(self._interval_s)
             try:
                 await self._lock.hold(self._owner)
+                self.trouble.over()
             except NameTaken as error:
                 raise Deposed(str(error)) from error
             except MilpaError as error:
+                self.trouble.failed(error)
                 log.warning("holding the cluster's name: %s; trying again", error)

@@ -18,6 +18,7 @@ from tests.aws.proxy import AwsProxy
 from tests.e2e.drills import Cluster
 from tests.oci import free_port
 from tests.shards.installation import Milpa
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -45,7 +46,9 @@ def item(owner: str, heard: datetime, cluster: str) -> dict[str, Any]:
     }
 
 
-def test_a_taken_name_is_refused_and_a_dead_one_taken_over(milpa: Milpa, moto: MotoServer, cluster: str) -> None:
+def test_a_taken_name_is_refused_and_a_dead_one_taken_over(
+    milpa: Milpa, moto: MotoServer, proxy: AwsProxy, cluster: str
+) -> None:
     dynamodb = client("dynamodb", moto.url)
     if TABLE not in dynamodb.list_tables()["TableNames"]:
         dynamodb.create_table(
@@ -68,7 +71,16 @@ def test_a_taken_name_is_refused_and_a_dead_one_taken_over(milpa: Milpa, moto: M
     taken = milpa.milpa("up", "--take-over-name")
     assert taken.returncode == 0, taken.stderr
     assert "is ours" in taken.stderr
-    assert milpa.milpa("status").returncode == 0
+    status = milpa.milpa("status")
+    assert (status.returncode, "the cloud" in status.stderr) == (0, False)
+
+    proxy.fail("PutItem", "ServiceUnavailable", times=None)
+    proxy.fail("DescribeInstances", "ServiceUnavailable", times=None)
+    assert milpa.milpa("stop").returncode == 0
+    again = milpa.milpa("up")
+    assert "could not be claimed yet" in again.stderr
+    wait_until(lambda: "holding the cluster's name has failed since" in milpa.milpa("status").stderr, 30.0)
+    proxy.relent()
 
     assert milpa.milpa("down", "--delete-data").returncode == 0
     assert "Item" not in dynamodb.get_item(TableName=TABLE, Key={"clusterName": {"S": cluster}})

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from datetime import datetime
 
 import pytest
 
@@ -70,9 +71,18 @@ async def test_while_another_cluster_has_the_name_nothing_begins(events: Events)
 
 async def test_an_error_of_the_register_stops_no_cluster(events: Events) -> None:
     register = Register(CloudUnavailable("away"))
-    await hold(register, events).take()
+    holding = hold(register, events)
+    await holding.take()
     assert register.held == 0
     assert not events.told
+    (told,) = holding.trouble.dump()
+    assert told["error"] == "away"
+    since = told["since"]
+    keeping = asyncio.create_task(holding.keep())
+    await eventually(lambda: register.held >= 1)
+    await eventually(lambda: holding.trouble.dump() == [])
+    keeping.cancel()
+    assert datetime.fromisoformat(since).tzinfo is not None
 
 
 async def test_a_register_that_does_not_answer_stops_no_cluster(events: Events) -> None:
