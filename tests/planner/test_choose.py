@@ -275,6 +275,17 @@ def test_a_search_in_vain_ends(
         assert answer.spot_failed == (policy == SpotPolicy.PREFERRED and not answer.spot)
 
 
+def test_a_name_tries_all_its_zones_and_dear_spot_is_better_than_a_search_in_vain() -> None:
+    two = closed(True, NAMES[5], zones=ZONES[:2])
+    named = one(pod(SpotPolicy.ALWAYS, instance_type=NAMES[5]), replace(WIDE, full=two, capacity_tries=1))
+    assert (named.spot, named.zone) == (True, ZONES[2])
+    no_room = closed(False, "a5.large", "t5.large", zones=ZONES[:1])
+    dear = pod(SpotPolicy.PREFERRED, instance_type="?5.*large", cpu="3")
+    tried = replace(PRICES, full=closed(False, "d5.xlarge", zones=ZONES[:1]), capacity_tries=1)
+    assert one(dear, replace(PRICES, full=no_room, capacity_tries=1)).spot is False
+    assert one(dear, tried).spot is True
+
+
 @pytest.mark.parametrize("tries", [1, 12, 40])
 @pytest.mark.parametrize("policy", SpotPolicy)
 def test_when_nothing_is_to_be_had_a_pod_tries_so_many_and_waits(policy: SpotPolicy, tries: int) -> None:
