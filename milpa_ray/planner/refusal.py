@@ -156,9 +156,10 @@ def _nearest(catalogue: Catalogue, request: Request, constraint: Constraint, row
         return ""  # The others were not compared with anything: a name decides alone.
     cheapest = catalogue.names[int(rows[np.argmin(catalogue.price_on_demand[rows])])]
     known = sorted({str(name) for name in catalogue.gpu_name[rows] if name})
+    of_that_count = " of that count" if policy.gpus else ""
     texts = {
         Constraint.BASELINE: f"{cheapest} would without 'sustainedCPU: false'",
-        Constraint.GPU_NAME: f"there is no GPU {policy.gpu_name!r} of that count; there is {', '.join(known)}",
+        Constraint.GPU_NAME: f"there is no GPU {policy.gpu_name!r}{of_that_count}; there is {', '.join(known)}",
         Constraint.SPOT: f"no spot price is known for {cheapest}"
         + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),
         Constraint.DEDICATED_CPU: f"{cheapest} would without dedicatedCPU",

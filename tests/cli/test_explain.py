@@ -1,6 +1,5 @@
 """``explain`` by its command line: as a price calculator without a server, and for what a server has."""
 
-import json
 import socket
 import subprocess
 import sys
@@ -15,20 +14,12 @@ import yaml
 from cloud.catalog import load_catalog, refreshed_file
 from cloud.catalog_file import InstanceType, Offer, RegionFacts, write
 from tests.cli.cluster import Cluster
-from tests.cli.explaining import cells, run
+from tests.cli.explaining import cells, explained, run
 from tests.cli.running import COMMAND, environment, milpactl_here
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HERE = ("--region", "us-east-1")
 NOWHERE = ("--disable-tls", "--endpoints", "127.0.0.1:1")
-
-
-def explained(*args: str, code: int = 0) -> dict[str, Any]:
-    """The explanation as JSON, of a command that ends with ``code``."""
-    ran = run(*args, "-o", "json")
-    assert ran.code == code, ran.err
-    found: dict[str, Any] = json.loads(ran.out)
-    return found
 
 
 def names(types: list[dict[str, Any]]) -> list[str]:
@@ -222,52 +213,6 @@ def test_a_region_that_nobody_can_refresh_is_not_to_be_refreshed() -> None:
     assert "'cn-north-1' is unknown" in ran.err
     assert "refresh" not in ran.err
     assert "refresh" not in run("--cpu", "2", "--region", "us-gov-west-1").out
-
-
-def test_what_an_exact_type_makes_void_is_said() -> None:
-    asked = ("--instance-type", "c5.large", "--gpu", "4", "--arch", "ARM64", "--dedicated")
-    ran = run(*asked, *HERE)
-    assert cells(ran, "Ignored:") == ["since instanceType is exact: gpu, arch, dedicatedCPU"]
-    assert explained(*asked, *HERE)["ignored"] == ["gpu", "arch", "dedicatedCPU"]
-    assert explained("--instance-type", "c5*", "--cpu", "2", *HERE)["ignored"] == []
-
-
-@pytest.mark.parametrize(
-    "flag", ["--cpu", "--memory", "--gpu", "--gpu-name", "--instance-type", "--zone", "--volume-size"]
-)
-def test_an_empty_value_is_wrong_use(flag: str) -> None:
-    ran = run("--sustained", "true", flag, "", *HERE)
-    assert (ran.code, ran.out, ran.err) == (2, "", f"Error: {flag}: has no value; give one, or leave the flag out\n")
-
-
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        (("--zone", "us-east-1z"), "set --zone to one of us-east-1a, "),
-        (("--instance-type", "c5.larg"), "name another in --instance-type; did you mean 'c5.large'?"),
-        (("--instance-type", "zz*"), "mend --instance-type"),
-    ],
-)
-def test_remedies_for_flags_name_flags(asked: tuple[str, str], words: str) -> None:
-    ran = run(*asked, *HERE)
-    assert ran.code == 1
-    assert words in ran.err
-    assert words in ran.out
-    assert words in explained(*asked, *HERE, code=1)["refusal"]["message"]
-
-
-@pytest.mark.parametrize("flag", ["--arch", "--spot", "--sustained", "--output"])
-def test_a_wrong_choice_is_told_in_plain_words(flag: str) -> None:
-    ran = run("--cpu", "1", flag, "foo", *HERE)
-    assert ran.code == 2
-    assert ": 'foo' is not one of " in ran.err
-    assert "Value error" not in ran.err
-
-
-def test_no_volume_is_that_large() -> None:
-    ran = run("--volume-size", "1Ei", *HERE)
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("Error: --volume-size: '1Ei' is no size of a root volume; write 1Gi to 65536Gi")
 
 
 def test_the_region_of_the_server_with_its_defaults(cluster: Cluster) -> None:
