@@ -46,6 +46,7 @@ def item(owner: str, heard: datetime, cluster: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_taken_name_is_refused_and_a_dead_one_taken_over(
     milpa: Milpa, moto: MotoServer, proxy: AwsProxy, cluster: str
 ) -> None:

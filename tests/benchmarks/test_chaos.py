@@ -165,6 +165,7 @@ def test_a_node_called_terminated_too_early_is_seen(settled: Settled) -> None:
     assert settled.wrong() == [f"node node-uid was called Terminated while its instance {HOST} ran"]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.timeout(240)
 def test_a_short_run_ends_without_violation(tmp_path: Path) -> None:
