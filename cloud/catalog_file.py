@@ -218,6 +218,11 @@ def read_types(path: Path) -> dict[str, InstanceType]:
         return {row[0]: InstanceType(*row) for row in zip(*columns, strict=True)}
 
 
+DAMAGE = (ValueError, LookupError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file raises. A flipped flag makes zipfile take an entry for encrypted or patched, and say so
+by a RuntimeError or its child NotImplementedError."""
+
+
 class _Reader:
     """An open file. Whatever is wrong with it leaves the ``with`` block as CatalogBroken."""
 
@@ -229,7 +234,7 @@ class _Reader:
             self._archive = zipfile.ZipFile(self._path)
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        except DAMAGE as error:
             raise self._broken(error) from error
         try:
             meta = json.loads(self._bytes(META))
@@ -243,8 +248,7 @@ class _Reader:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._archive.close()
-        damage = (ValueError, LookupError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
-        if isinstance(error, damage):
+        if isinstance(error, DAMAGE):
             raise self._broken(error) from error
 
     def _broken(self, error: BaseException) -> CatalogBroken:

@@ -146,6 +146,20 @@ def test_a_changed_byte_is_noticed_or_changes_nothing(
     assert found.types["name"].tolist() == ["m5.large", "t3.nano"]
 
 
+@pytest.mark.parametrize("flag", [0x01, 0x20, 0x40], ids=["encrypted", "patched", "strongly encrypted"])
+def test_an_entry_with_a_flag_that_zip_gives_a_meaning_is_damage(tmp_path: Path, flag: int) -> None:
+    damaged = bytearray(WHOLE)
+    for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = damaged.find(magic)
+        while at >= 0:
+            damaged[at + offset] |= flag
+            at = damaged.find(magic, at + 1)
+    path = tmp_path / "flags.npz"
+    path.write_bytes(damaged)
+    with pytest.raises(CatalogBroken, match="damaged"):
+        read_region(path, "north-1")
+
+
 @given(length=st.integers(0, len(WHOLE) - 1))
 def test_a_cut_file_is_noticed(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     path = tmp_path_factory.getbasetemp() / "cut.npz"
