@@ -18,13 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 
 TOOL_TIMEOUT_S = 30.0
+TOOL_END_S = 5.0
 
 
 def clean_up(state_dir: Path) -> list[str]:
     """What could not be removed, in words; empty when nothing of the agent is left. May be called again."""
     root = state_dir.resolve()
     _kill_monitors(root / "exits")
-    problems = _delete_containers(root / "runc")
+    problems = _end_tools(root)
+    problems += _delete_containers(root / "runc")
     problems += _unmount_below(root)
     record = root / "agent.json"
     if record.exists():
@@ -40,6 +42,30 @@ def _kill_monitors(exits: Path) -> None:
             words = (entry / "cmdline").read_bytes().split(b"\0")
             if os.path.basename(words[0]) == b"conmon" and os.fsencode(exits) in words:
                 os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _end_tools(root: Path) -> list[str]:
+    """Ends what the agent had started when it died: a mount under way would come after all mounts were removed."""
+    deadline = time.monotonic() + TOOL_END_S
+    while tools := _tools(root):
+        if time.monotonic() > deadline:
+            return [f"process {pid} ({words[0].decode(errors='replace')}) does not end" for pid, words in tools]
+        for pid, _ in tools:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return []
+
+
+def _tools(root: Path) -> list[tuple[int, list[bytes]]]:
+    """Processes, with their arguments, that were told to do something below ``root``; a zombie has no arguments."""
+    below, found = os.fsencode(root) + b"/", []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            line = (entry / "cmdline").read_bytes()
+            if below in line and int(entry.name) not in (os.getpid(), os.getppid()):
+                found.append((int(entry.name), line.split(b"\0")))
+    return found
 
 
 def _delete_containers(runc_root: Path) -> list[str]:
